@@ -1,0 +1,1 @@
+"""Run a bundle: all that a deploy box needs, without PyTorch."""
