@@ -1,0 +1,94 @@
+"""The whole prune step between two stages: score, select, merge, and lay the next sequence."""
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from sparsevlm_ops.recycling import merge_clusters
+from sparsevlm_ops.schedule import num_candidates, num_merged
+from sparsevlm_ops.scoring import visual_scores
+from sparsevlm_ops.selection import select
+
+
+class Pruned(NamedTuple):
+    """What a prune step gives, in the order of the graph's outputs.
+
+    Attributes:
+        next_hidden_states: prefix | kept | merged | suffix, `[B, S - V + K + C, N]`.
+        next_position_ids: `[B, S - V + K + C]`, int64.
+        visual_scores: `[B, V]`, float32.
+        kept_index: `[B, K]`, int64, ascending, relative to the visual block.
+        merge_candidates: `[B, M]`, int64, descending by score, relative to the visual block.
+    """
+
+    next_hidden_states: Tensor
+    next_position_ids: Tensor
+    visual_scores: Tensor
+    kept_index: Tensor
+    merge_candidates: Tensor
+
+
+def take_rows(states: Tensor, index: Tensor) -> Tensor:
+    """Gather whole rows of each batch entry: `[B, L, N]` by `[B, n]` gives `[B, n, N]`."""
+    B, L, N = states.shape
+    first = torch.arange(B, device=states.device)[:, None] * L  # [B, 1]
+    # One flat Gather moves rows; an index as wide as the rows would be larger than they are.
+    rows = torch.index_select(states.reshape(B * L, N), 0, (index + first).reshape(-1))
+    return rows.reshape(B, index.shape[1], N)
+
+
+def prune_step(
+    hidden_states: Tensor,
+    position_ids: Tensor,
+    rater_attention: Tensor,
+    rater_weights: Tensor,
+    prefix_length: Tensor,
+    num_kept: Tensor,
+) -> Pruned:
+    """Prune the visual tokens of a stage's output, method `sparsevlm`.
+
+    Positions are compact: the survivors take the first ones of the old sequence.
+
+    Args:
+        hidden_states: `[B, S, N]`, float32 or float16: P prefix, V visual, then text.
+        position_ids: `[B, S]`, int64.
+        rater_attention: `[B, H, R, V]`, float32, of `scoring.rater_attention`.
+        rater_weights: `[B, R]`, float32, 1 or, for padding, 0.
+        prefix_length: P, `[1]`, int64.
+        num_kept: K, `[1]`, int64, 1 to V - 1.
+
+    Raises:
+        RuntimeError: K is not between 1 and V - 1.
+
+    Source: SparseVLM 3.3 and 3.4; the authors' code, v1.5.
+    """
+    B, S, _ = hidden_states.shape
+    V = rater_attention.shape[3]
+    K = cast("int", num_kept.item())
+    torch._check(K >= 1, lambda: f"num_kept | got {K} | expected 1 to {V - 1} | keep more")
+    torch._check(K < V, lambda: f"num_kept | got {K} | expected 1 to {V - 1} | keep fewer")
+    M = num_candidates(V - K)
+    C = num_merged(M)
+    next_length = S - V + K + C
+
+    scores = visual_scores(rater_attention, rater_weights)
+    kept, candidates = select(scores, K, M)
+    merged = merge_clusters(take_rows(hidden_states, candidates + prefix_length), C)
+
+    # The prefix length is data, not shape: each place of the next sequence works out its source
+    # row among the old rows followed by the merged ones.
+    place = torch.arange(next_length, device=hidden_states.device)
+    among_kept = place - prefix_length
+    kept_row = torch.index_select(kept, 1, among_kept.clamp(0, K - 1)) + prefix_length
+    beyond_kept = torch.where(among_kept < K + C, S + among_kept - K, place + (V - K - C))
+    source = torch.where(among_kept < K, kept_row, beyond_kept)
+    source = torch.where(among_kept < 0, place, source)
+    rows = torch.cat([hidden_states, merged], dim=1)
+    return Pruned(
+        next_hidden_states=take_rows(rows, source),
+        next_position_ids=position_ids.narrow(1, 0, next_length),
+        visual_scores=scores,
+        kept_index=kept,
+        merge_candidates=candidates,
+    )
