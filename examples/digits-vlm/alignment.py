@@ -1,0 +1,154 @@
+"""Stage 0: teach the projector to say each patch in words, before any language model runs.
+
+The target of a patch is the sum of the word embeddings of its cell's place and, where a digit
+covers it, of that digit and its colour. Minutes of regression that save hours of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from data import CELL_NAMES, COLORS, GRID, IMAGE_SIZE, Scene
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+MIN_COVER = 0.25  # share of a patch that a digit's box must cover to name the patch
+BACKGROUND_SHARE = 0.25  # of the empty patches, to keep the classes in balance
+BATCH_PATCHES = 2048
+PEAK_RATE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class WordVectors:
+    """Word embeddings, float32: `digits` `[10, D]`, `colors` `[8, D]`, `places` `[9, D]`."""
+
+    digits: Tensor
+    colors: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PatchSet:
+    """N patches: tower `features` `[N, 384]` and `digits`, `colors` (-1: none), `cells` `[N]`."""
+
+    features: Tensor
+    digits: Tensor
+    colors: Tensor
+    cells: Tensor
+
+
+def word_vectors(embeddings: Tensor, tokenizer: Tokenizer) -> WordVectors:
+    """Look up the words that questions use, each with its leading space except for digits."""
+
+    def vector(text: str) -> Tensor:
+        return embeddings[tokenizer.encode(text).ids].float().sum(0)
+
+    return WordVectors(
+        torch.stack([vector(str(digit)) for digit in range(10)]),
+        torch.stack([vector(f" {color}") for color in COLORS]),
+        torch.stack([vector(f" {name}") for row in CELL_NAMES for name in row]),
+    )
+
+
+def label_patches(scenes: Sequence[Scene], features: Tensor) -> PatchSet:
+    """Name every patch of the scenes.
+
+    Args:
+        scenes: B scenes.
+        features: The tower's output for them, `[B, V, 384]`.
+    """
+    grid = int(features.shape[1] ** 0.5)
+    edges = torch.arange(grid + 1) * (IMAGE_SIZE / grid)
+    digits = torch.full((len(scenes), grid, grid), -1)
+    colors = torch.full_like(digits, -1)
+    names = list(COLORS)
+    for b, scene in enumerate(scenes):
+        for item in scene.objects:
+            left, top, right, bottom = item.box
+            wide = (edges[1:].clamp(max=right) - edges[:-1].clamp(min=left)).clamp(min=0)
+            high = (edges[1:].clamp(max=bottom) - edges[:-1].clamp(min=top)).clamp(min=0)
+            covered = high[:, None] * wide > MIN_COVER * (IMAGE_SIZE / grid) ** 2
+            digits[b][covered] = item.digit
+            colors[b][covered] = names.index(item.color)
+    steps = torch.arange(grid) * GRID // grid
+    cells = (steps[:, None] * GRID + steps).expand_as(digits)
+    return PatchSet(
+        features.flatten(0, 1).to(torch.bfloat16),
+        digits.flatten(),
+        colors.flatten(),
+        cells.flatten(),
+    )
+
+
+def balance(patches: PatchSet) -> PatchSet:
+    """Keep every patch with a digit and a share of the empty ones, drawn at random."""
+    keep = (patches.digits >= 0) | (torch.rand(len(patches.digits)) < BACKGROUND_SHARE)
+    return PatchSet(
+        patches.features[keep], patches.digits[keep], patches.colors[keep], patches.cells[keep]
+    )
+
+
+def concatenate(parts: Sequence[PatchSet]) -> PatchSet:
+    """Join patch sets."""
+    return PatchSet(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.digits for part in parts]),
+        torch.cat([part.colors for part in parts]),
+        torch.cat([part.cells for part in parts]),
+    )
+
+
+def targets_of(patches: PatchSet, words: WordVectors) -> Tensor:
+    """Return the regression targets `[N, D]`, float32."""
+    has_digit = (patches.digits >= 0)[:, None]
+    named = words.digits[patches.digits] + words.colors[patches.colors]
+    return words.places[patches.cells] + torch.where(has_digit, named, 0.0)
+
+
+def fold_in_standardisation(projector: nn.Module, features: Tensor) -> None:
+    """Rewrite the first layer so that it sees features of mean 0 and deviation 1."""
+    mean, deviation = features.float().mean(0), features.float().std(0)
+    with torch.no_grad():
+        projector.linear_1.weight.div_(deviation)
+        projector.linear_1.bias.sub_(projector.linear_1.weight @ mean)
+
+
+def fit(projector: nn.Module, patches: PatchSet, words: WordVectors, epochs: int) -> float:
+    """Regress the projector onto the words; return the last loss, relative to the targets."""
+    optimizer = torch.optim.AdamW(projector.parameters(), weight_decay=0.0)
+    steps = epochs * (len(patches.digits) // BATCH_PATCHES)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, steps, pct_start=0.1)
+    loss = torch.zeros(())
+    for _ in range(epochs):
+        order = torch.randperm(len(patches.digits))
+        for index in order[: len(order) // BATCH_PATCHES * BATCH_PATCHES].split(BATCH_PATCHES):
+            part = PatchSet(
+                patches.features[index],
+                patches.digits[index],
+                patches.colors[index],
+                patches.cells[index],
+            )
+            wanted = targets_of(part, words)
+            loss = (projector(part.features.float()) - wanted).square().mean() / wanted.var()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def readable(projector: nn.Module, patches: PatchSet, words: WordVectors) -> dict[str, float]:
+    """Return how often the nearest word names a patch rightly (digit patches only)."""
+    with_digit = patches.digits >= 0
+    said = projector(patches.features[with_digit].float())
+    return {
+        name: float(((said @ vectors.T).argmax(1) == labels[with_digit]).float().mean())
+        for name, vectors, labels in (
+            ("digit", words.digits, patches.digits),
+            ("color", words.colors, patches.colors),
+            ("where", words.places, patches.cells),
+        )
+    }

@@ -1,0 +1,212 @@
+"""Train the digits VLM: alignment, then questions at 144 visual tokens, then at 576.
+
+Every phase can be interrupted: run the same command again and it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import alignment
+import numpy as np
+import torch
+from data import KINDS, DigitSamples, Scene, load_samples, make_scene
+from packages import DEFAULT_CACHE
+from torch.nn import functional
+from trainee import Trainee, evaluate
+
+WEIGHTS = Path(__file__).parent / "weights"
+BATCH_IMAGES = 8
+MICRO_IMAGES = 4
+QUESTIONS_PER_IMAGE = 14
+PROJECTOR_RATE = 3e-4
+CLIP_NORM = 1.0
+SAVE_SECONDS = 180
+ALIGN_IMAGES = {144: 2000, 576: 500}
+ALIGN_EPOCHS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One stretch of training on questions.
+
+    Attributes:
+        num_visual: Visual tokens per image.
+        images: Fresh training images in this phase.
+        lora_rate: Peak learning rate of the adapters.
+    """
+
+    num_visual: int
+    images: int
+    lora_rate: float
+
+
+PHASES = (Phase(144, 2400, 1e-3), Phase(576, 1600, 5e-4))
+
+
+class Log:
+    """Prints one JSON object a line and keeps it in a file."""
+
+    def __init__(self, path: Path) -> None:
+        """Append to the file at `path`."""
+        self.path = path
+        self.start = time.monotonic()
+
+    def __call__(self, **fields: object) -> None:
+        """Write the fields with the seconds since this run began."""
+        line = json.dumps({"s": round(time.monotonic() - self.start), **fields})
+        print(line, flush=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def align(samples: dict[str, DigitSamples], seed: int, cache: Path, log: Log, out: Path) -> None:
+    """Stage 0 at both resolutions at once; writes the first weights to `out`."""
+    parts, held_out = [], {}
+    for num_visual, count in ALIGN_IMAGES.items():
+        trainee = Trainee(num_visual, cache)
+        for split, first, stop in (("train", 0, count), ("heldout", 0, 40)):
+            found = []
+            for start in range(first, stop, BATCH_IMAGES):
+                indices = range(start, min(start + BATCH_IMAGES, stop))
+                scenes = [make_scene(samples[split], seed, split, i) for i in indices]
+                found.append(alignment.label_patches(scenes, trainee.see(scenes)))
+            if split == "train":
+                parts += [alignment.balance(part) for part in found]
+            else:
+                held_out[num_visual] = alignment.concatenate(found)
+        log(event="features", num_visual=num_visual, images=count)
+    patches = alignment.concatenate(parts)
+    words = alignment.word_vectors(trainee.embeddings, trainee.tokenizer)
+    alignment.fold_in_standardisation(trainee.projector, patches.features)
+    loss = alignment.fit(trainee.projector, patches, words, ALIGN_EPOCHS)
+    for num_visual, held in held_out.items():
+        said = alignment.readable(trainee.projector, held, words)
+        log(event="aligned", loss=loss, num_visual=num_visual, **said)
+    trainee.save(out, ALIGN_IMAGES[144])
+
+
+def rate(progress: float) -> float:
+    """Return the share of the peak learning rate: short warm-up, then a cosine to a tenth."""
+    warm = min(1.0, progress / 0.04)
+    return warm * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def report(trainee: Trainee, scenes: list[Scene], log: Log, **fields: object) -> None:
+    """Log the held-out accuracy of each kind, one question per prompt."""
+    tally = evaluate(trainee, scenes, bool(fields.get("is_shuffled")))
+    shares = {kind: round(tally[kind][0] / tally[kind][1], 3) for kind in KINDS}
+    right, asked = (sum(pair[i] for pair in tally.values()) for i in (0, 1))
+    log(event="heldout", asked=asked, all=round(right / asked, 3), **shares, **fields)
+
+
+def run_phase(
+    phase: Phase,
+    trainee: Trainee,
+    samples: dict[str, DigitSamples],
+    args: argparse.Namespace,
+    log: Log,
+    first_image: int,
+) -> None:
+    """Train one phase, from its saved state when there is one, and write its weights."""
+    name = f"{phase.num_visual}"
+    state_file = args.work / f"state-{name}.pt"
+    rng = np.random.default_rng([args.seed, 7, phase.num_visual])
+    adapters = [p for a in trainee.adapters.values() for p in (a.down, a.up)]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(trainee.projector.parameters()), "peak": PROJECTOR_RATE},
+            {"params": adapters, "peak": phase.lora_rate},
+        ],
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+    )
+    done = 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        optimizer.load_state_dict(state["optimizer"])
+        for parameter, value in zip(_learning(optimizer), state["parameters"], strict=True):
+            parameter.data.copy_(value)
+        done = state["done"]
+    scenes = [make_scene(samples["heldout"], args.seed, "heldout", i) for i in range(args.heldout)]
+    saved, losses = time.monotonic(), []
+    while done < phase.images:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate(done / phase.images)
+        for start in range(done, done + BATCH_IMAGES, MICRO_IMAGES):
+            seen = [
+                make_scene(samples["train"], args.seed, "train", first_image + start + i)
+                for i in range(MICRO_IMAGES)
+            ]
+            chosen = [rng.permutation(len(s.questions))[:QUESTIONS_PER_IMAGE] for s in seen]
+            batch = trainee.pack(seen, [list(map(int, indices)) for indices in chosen])
+            logits, targets = trainee.answer_logits(trainee.see(seen), batch)
+            loss = functional.cross_entropy(logits.float(), targets)
+            (loss * MICRO_IMAGES / BATCH_IMAGES).backward()
+            losses.append(float(loss.detach()))
+        torch.nn.utils.clip_grad_norm_(_learning(optimizer), CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        done += BATCH_IMAGES
+        if done % (10 * BATCH_IMAGES) == 0:
+            log(event="train", num_visual=phase.num_visual, images=done, loss=np.mean(losses))
+            losses = []
+        if done % args.every == 0 or done >= phase.images:
+            report(trainee, scenes, log, num_visual=phase.num_visual, images=done)
+        if time.monotonic() - saved > SAVE_SECONDS or done >= phase.images:
+            _save_state(state_file, optimizer, done)
+            trainee.save(args.work / f"digits-vlm-{name}.safetensors", first_image + done)
+            saved = time.monotonic()
+    report(trainee, scenes, log, num_visual=phase.num_visual, is_shuffled=True)
+
+
+def _learning(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """Return the parameters that learn, in a fixed order."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _save_state(path: Path, optimizer: torch.optim.Optimizer, done: int) -> None:
+    """Write all that resuming needs, atomically."""
+    state = {
+        "optimizer": optimizer.state_dict(),
+        "parameters": [p.detach() for p in _learning(optimizer)],
+        "done": done,
+    }
+    torch.save(state, path.with_suffix(".partial"))
+    path.with_suffix(".partial").replace(path)
+
+
+def main() -> None:
+    """Run all phases that are not finished."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path, help="folder for states, logs and the trained weights")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="downloads are kept here")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--heldout", type=int, default=24, help="held-out scenes per report")
+    parser.add_argument("--every", type=int, default=400, help="training images between reports")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    log = Log(args.work / "log.jsonl")
+    samples = {split: load_samples(split, args.cache) for split in ("train", "heldout")}
+    weights = args.work / "aligned.safetensors"
+    if not weights.exists():
+        align(samples, args.seed, args.cache, log, weights)
+    first_image = ALIGN_IMAGES[144]
+    for phase in PHASES:
+        finished = args.work / f"digits-vlm-{phase.num_visual}.safetensors"
+        trainee = Trainee(phase.num_visual, args.cache)
+        trainee.load(weights)
+        run_phase(phase, trainee, samples, args, log, first_image)
+        first_image += phase.images
+        weights = finished
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The model while it learns: frozen tower, trained projector, adapters on the language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from base_weights import assemble
+from data import IMAGE_SIZE, Scene
+from lora import DeltaInfo, add_lora, load_delta, read_delta, save_delta
+from packing import IGNORED, PackedBatch, pack
+from PIL import Image
+from processor import IMAGENET_MEAN, IMAGENET_STD, SIDES, build_tokenizer
+from torch import Tensor, nn
+
+RANK = 12
+SCALE = 2.0
+
+
+class Trainee:
+    """Model, tokenizer and adapters, in bfloat16 except for what learns (float32)."""
+
+    def __init__(self, num_visual: int, cache: Path, rank: int = RANK) -> None:
+        """Assemble the untrained model and put adapters on its language model."""
+        torch.manual_seed(0)
+        self.num_visual = num_visual
+        self.tokenizer = build_tokenizer(cache)
+        self.model = assemble(num_visual, cache).requires_grad_(False).to(torch.bfloat16)
+        self.projector = self.model.model.multi_modal_projector.float().requires_grad_(True)
+        self.language = self.model.model.language_model
+        self.adapters = add_lora(self.language, rank, SCALE)
+        self.rank = rank
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Word embeddings `[vocabulary, hidden]`, bfloat16; also the output layer."""
+        return self.language.embed_tokens.weight
+
+    @torch.no_grad()
+    def see(self, scenes: Sequence[Scene]) -> Tensor:
+        """Run the tower: `[B, V, 384]` float32, the last layer's output without CLS."""
+        pixels = torch.stack([pixel_values(scene.image, self.num_visual) for scene in scenes])
+        out = self.model.model.vision_tower(pixels.to(torch.bfloat16), output_hidden_states=True)
+        return out.hidden_states[-1][:, 1:].float()
+
+    def answer_logits(self, features: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Predict every answer token.
+
+        Args:
+            features: The tower's output `[B, V, 384]`, float32.
+            batch: The packed questions.
+
+        Returns:
+            Logits `[answers, vocabulary]` bfloat16 and their targets `[answers]`.
+        """
+        words = nn.functional.embedding(batch.input_ids, self.embeddings)
+        seen = self.projector(features).to(words.dtype)
+        first = int((batch.input_ids[0] == self.model.config.image_token_id).nonzero()[0])
+        embeds = torch.cat([words[:, :first], seen, words[:, first + self.num_visual :]], dim=1)
+        hidden = self.language(
+            inputs_embeds=embeds,
+            attention_mask=batch.mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        asked = batch.targets != IGNORED
+        return hidden[asked] @ self.embeddings.T, batch.targets[asked]
+
+    def pack(self, scenes: Sequence[Scene], chosen: Sequence[Sequence[int]]) -> PackedBatch:
+        """Pack the chosen questions (indices) of each scene."""
+        pairs = [
+            [(scene.questions[i].text, scene.questions[i].answer) for i in indices]
+            for scene, indices in zip(scenes, chosen, strict=True)
+        ]
+        return pack(pairs, self.num_visual, self.tokenizer)
+
+    def save(self, path: Path, images: int) -> None:
+        """Write what was learnt."""
+        info = DeltaInfo(self.num_visual, self.rank, SCALE, images)
+        save_delta(path, self.projector, self.adapters, info)
+
+    def load(self, path: Path) -> int:
+        """Take up what was learnt, at this or another number of visual tokens; return images."""
+        info, tensors = read_delta(path)
+        load_delta(tensors, self.projector, self.adapters)
+        return info.images
+
+
+def pixel_values(image: Image.Image, num_visual: int) -> Tensor:
+    """Prepare a square picture `[3, side, side]`, float32, as the image processor does."""
+    side = SIDES[num_visual]
+    if side != IMAGE_SIZE:
+        image = image.resize((side, side), Image.BICUBIC)
+    scaled = np.asarray(image, np.float32) / 255
+    normal = (scaled - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
+    return torch.from_numpy(normal).permute(2, 0, 1).contiguous()
+
+
+@torch.no_grad()
+def evaluate(
+    trainee: Trainee, scenes: Sequence[Scene], is_shuffled: bool = False, batch_size: int = 4
+) -> dict[str, tuple[int, int]]:
+    """Ask every question of every scene; return (right, asked) for each kind.
+
+    A right answer is one that greedy decoding would give token for token, end included: each
+    question stands alone (see `packing`), so checking the best token at every position of the
+    reference answer is the same as decoding.
+
+    Args:
+        trainee: The model.
+        scenes: Held-out scenes.
+        is_shuffled: Show the next scene's picture instead of the right one (the control).
+        batch_size: Pictures per forward pass.
+    """
+    tally: dict[str, tuple[int, int]] = {}
+    for start in range(0, len(scenes), batch_size):
+        group = scenes[start : start + batch_size]
+        batch = trainee.pack(group, [range(len(scene.questions)) for scene in group])
+        features = trainee.see(group)
+        logits, targets = trainee.answer_logits(
+            features.roll(1, 0) if is_shuffled else features, batch
+        )
+        asked = batch.targets != IGNORED
+        is_right = torch.zeros_like(asked)
+        is_right[asked] = logits.argmax(-1) == targets
+        for row, scene in enumerate(group):
+            for number, question in enumerate(scene.questions, start=1):
+                mine = (batch.segments[row] == number) & asked[row]
+                right, total = tally.get(question.kind, (0, 0))
+                tally[question.kind] = (right + int(is_right[row][mine].all()), total + 1)
+    return tally
+
+
