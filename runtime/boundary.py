@@ -1,0 +1,142 @@
+"""What stands between two stages: who votes, what is dropped, and the record of it.
+
+Dims: B batch, V visual tokens now, T text tokens after them, R raters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsevlm_ops.methods import Method
+from sparsevlm_ops.schedule import Schedule
+from sparsevlm_trt.runtime.errors import InputError
+from sparsevlm_trt.runtime.runner import Array
+from sparsevlm_trt.runtime.trace import StageTrace, follow_patches
+
+__all__ = ["Layout", "Pruning", "Votes", "replayed_votes", "stage_trace", "votes_of_mask"]
+
+Floats = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the visual block lies in a prompt, the same in every row of a batch."""
+
+    prefix: int
+    num_visual: int
+    num_text: int
+
+    @property
+    def length(self) -> int:
+        """Tokens in all."""
+        return self.prefix + self.num_visual + self.num_text
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """How one request prunes.
+
+    Attributes:
+        method: The method.
+        schedule: Tokens kept after each pruning layer; None when nothing is pruned.
+        replay: Visual scores of each boundary, `[V]` or `[B, V]`, to use in place of the raters'
+            attention; None to let the raters decide.
+    """
+
+    method: Method
+    schedule: Schedule | None
+    replay: tuple[Floats, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Votes:
+    """Who judges the visual tokens, fixed for the whole prompt.
+
+    Attributes:
+        offsets: The raters, counted in the text after the visual block, `[B, R]` int64.
+        weights: 1 for a rater, 0 for one that only fills the row up, `[B, R]` float32.
+        scores: Scores to replay, one array `[B, V]` for each boundary that prunes; None to ask
+            the raters.
+    """
+
+    offsets: Index
+    weights: Floats
+    scores: tuple[Floats, ...] | None = None
+
+    @classmethod
+    def nobody(cls, batch: int) -> Votes:
+        """Return the votes of a prompt that is not pruned."""
+        return cls(np.empty((batch, 0), np.int64), np.empty((batch, 0), np.float32))
+
+
+def votes_of_mask(mask: NDArray[np.bool_]) -> Votes:
+    """Turn a rater mask `[B, T]` into votes.
+
+    Rows with fewer raters are filled up with weight 0. Where no token stands out (there is one
+    only, or all are alike) every text token judges: the rule itself would leave nobody.
+    """
+    mask = mask | ~mask.any(axis=1, keepdims=True)
+    most = int(mask.sum(axis=1).max())
+    offsets: Index = np.argsort(~mask, axis=1, kind="stable")[:, :most]  # the raters come first
+    return Votes(offsets, np.take_along_axis(mask, offsets, axis=1).astype(np.float32))
+
+
+def replayed_votes(replay: Sequence[Floats], counts: Mapping[int, int], batch: int) -> Votes:
+    """Check scores to replay, and give them the form of one rater.
+
+    Args:
+        replay: Scores of each boundary that prunes, `[V]` or `[B, V]`.
+        counts: `{layer: V}` of those boundaries, ascending.
+        batch: Rows.
+
+    Raises:
+        InputError: Not one array for each boundary, or one of another shape.
+    """
+    if len(replay) != len(counts):
+        raise InputError(
+            f"replay | got {len(replay)} score arrays | expected {len(counts)}, one for each "
+            f"boundary that prunes ({', '.join(map(str, counts)) or 'none'}) | give exactly those"
+        )
+    rows = []
+    for scores, (layer, num_visual) in zip(replay, counts.items(), strict=True):
+        if scores.shape not in ((num_visual,), (batch, num_visual)):
+            raise InputError(
+                f"replay | got scores {list(scores.shape)} at layer {layer} | expected "
+                f"[{num_visual}], one for each visual token there | replay them with the "
+                "schedule they were made with"
+            )
+        rows.append(np.broadcast_to(scores, (batch, num_visual)))
+    nobody = Votes.nobody(batch)
+    return Votes(nobody.offsets, np.ones((batch, 1), np.float32), tuple(rows))
+
+
+def stage_trace(
+    layer: int, out: Mapping[str, Array], row: int, num_in: int, num_out: int, patches: Index
+) -> StageTrace:
+    """Read one row's decision from a prune step's outputs.
+
+    Args:
+        layer: The pruning layer.
+        out: Outputs of the prune graph.
+        row: Row of the batch.
+        num_in: Visual tokens before the step.
+        num_out: Visual tokens after it.
+        patches: The image patch of each token before it, `[num_in]`.
+    """
+    kept = out["kept_index"][row]
+    num_merged = num_out - kept.shape[0]
+    return StageTrace(
+        layer=layer,
+        num_visual_in=num_in,
+        num_visual_out=num_out,
+        num_merged=num_merged,
+        kept=kept,
+        scores=out["visual_scores"][row],
+        merge_candidates=out["merge_candidates"][row],
+        patches=follow_patches(patches, kept, num_merged),
+    )

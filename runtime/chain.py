@@ -1,0 +1,245 @@
+"""The chain: stages and prune steps on arrays, the same for every engine, without text.
+
+Dims: B batch, P prefix tokens before the visual block, V visual tokens now, T tokens after it,
+S tokens of this call, N hidden size, R raters, H heads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsevlm_ops.schedule import boundary_counts, num_kept
+from sparsevlm_trt.runtime.boundary import (
+    Layout,
+    Pruning,
+    Votes,
+    replayed_votes,
+    stage_trace,
+    votes_of_mask,
+)
+from sparsevlm_trt.runtime.errors import InputError
+from sparsevlm_trt.runtime.kv_cache import StageCache
+from sparsevlm_trt.runtime.manifest import Manifest
+from sparsevlm_trt.runtime.runner import Array, Runner
+from sparsevlm_trt.runtime.trace import Clock, StageTrace
+
+__all__ = ["Chain", "ChainState"]
+
+Floats = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class ChainState:
+    """A prompt that has been read, ready for the next token.
+
+    Attributes:
+        caches: One for each stage.
+        length: Tokens of the prompt as given, and of all decode steps since.
+        compact: Whether each stage decodes at its own cache length.
+        prunes: The prune steps of each row of the batch.
+    """
+
+    caches: list[StageCache]
+    length: int
+    compact: bool
+    prunes: list[list[StageTrace]]
+
+
+class Chain:
+    """Runs the graphs of a bundle in order."""
+
+    def __init__(self, manifest: Manifest, runner: Runner) -> None:
+        """Take a manifest, and a runner that has its graphs loaded."""
+        self._runner = runner
+        self._stages = manifest.stages
+        self._heads = manifest.model.num_heads
+        self._cache_width = manifest.model.num_kv_heads * manifest.model.head_dim
+        self.dtype = np.dtype(manifest.model.dtype)
+
+    def vision(self, pixel_values: Floats, clock: Clock) -> Array:
+        """Turn pixels `[I, 3, h, w]` into image features `[I, V, N]`."""
+        return self._run("vision", {"pixel_values": pixel_values}, clock)["image_features"]
+
+    def embed(self, input_ids: Index, clock: Clock) -> Array:
+        """Turn token ids `[B, S]` into embeddings `[B, S, N]`."""
+        return self._run("embed", {"input_ids": input_ids}, clock)["inputs_embeds"]
+
+    def prefill(
+        self, embeds: Array, layout: Layout, pruning: Pruning, num_new: int, clock: Clock
+    ) -> tuple[Floats, ChainState]:
+        """Read a prompt.
+
+        A boundary that sees fewer than two visual tokens leaves them alone: one must stay and
+        one must go.
+
+        Args:
+            embeds: The prompt, `[B, S, N]` of the model's dtype.
+            layout: Where its visual block lies.
+            pruning: What to do at the boundaries.
+            num_new: Decode steps that will follow, at most: the caches hold as many more.
+            clock: Takes the time of each graph.
+
+        Returns:
+            Logits of the last position, `[B, vocab]`, and the state to decode from.
+
+        Raises:
+            InputError: The scores to replay do not fit the boundaries, or nothing can rate.
+        """
+        batch, length, _ = embeds.shape
+        votes = self._votes(embeds, layout, pruning, clock)
+        keeps = pruning.schedule.as_dict() if pruning.schedule else {}
+        hidden = embeds
+        positions: Index = np.tile(np.arange(length, dtype=np.int64), (batch, 1))
+        patches = [np.arange(layout.num_visual, dtype=np.int64)] * batch
+        num_visual = layout.num_visual
+        caches: list[StageCache] = []
+        prunes: list[list[StageTrace]] = [[] for _ in range(batch)]
+        for number, stage in enumerate(self._stages):
+            layer = stage.stop - 1
+            prunes_here = layer in keeps and num_visual >= 2
+            cache = StageCache(
+                range(stage.first, stage.stop),
+                batch,
+                hidden.shape[1] + num_new,
+                self._cache_width,
+                self.dtype,
+            )
+            caches.append(cache)
+            start = layout.prefix + num_visual
+            asks = prunes_here and votes.scores is None
+            rater_index = votes.offsets + start if asks else _nothing(batch)
+            block = np.arange(layout.prefix, start, dtype=np.int64)
+            visual_index = np.tile(block, (batch, 1)) if asks else _nothing(batch)
+            hidden, attention = self._stage(
+                number, hidden, positions, cache, rater_index, visual_index, clock
+            )
+            if not prunes_here:
+                continue
+            if votes.scores is not None:
+                scores = votes.scores[len(prunes[0])]
+                attention = np.ascontiguousarray(scores[:, None, None])  # [B, 1, 1, V]
+            out = self._run(
+                f"prune_{pruning.method.name}",
+                {
+                    "hidden_states": hidden,
+                    "position_ids": positions,
+                    "rater_attention": attention,
+                    "rater_weights": votes.weights,
+                    "prefix_length": np.array([layout.prefix], np.int64),
+                    "num_kept": np.array([num_kept(keeps[layer], num_visual)], np.int64),
+                },
+                clock,
+                step=f"prune_{layer}",
+            )
+            hidden, positions = out["next_hidden_states"], out["next_position_ids"]
+            num_in = num_visual
+            num_visual = hidden.shape[1] - layout.prefix - layout.num_text
+            for row, steps in enumerate(prunes):
+                step = stage_trace(layer, out, row, num_in, num_visual, patches[row])
+                patches[row] = step.patches
+                steps.append(step)
+        state = ChainState(caches, length, pruning.method.positions == "compact", prunes)
+        return self._logits(hidden, clock), state
+
+    def decode(self, tokens: Index, state: ChainState, clock: Clock) -> Floats:
+        """Read one more token of each row.
+
+        Args:
+            tokens: `[B]` int64.
+            state: What was read before; it grows by the token.
+            clock: Takes the time of each graph.
+
+        Returns:
+            Logits `[B, vocab]`.
+        """
+        batch = tokens.shape[0]
+        nothing = _nothing(batch)
+        hidden = self.embed(tokens[:, None], clock)
+        for number, cache in enumerate(state.caches):
+            position = cache.length if state.compact else state.length
+            positions: Index = np.full((batch, 1), position, np.int64)
+            hidden, _ = self._stage(number, hidden, positions, cache, nothing, nothing, clock)
+        state.length += 1
+        return self._logits(hidden, clock)
+
+    def _votes(self, embeds: Array, layout: Layout, pruning: Pruning, clock: Clock) -> Votes:
+        """Find out who judges the visual tokens: scores to replay, raters, or nobody."""
+        batch = embeds.shape[0]
+        schedule = pruning.schedule
+        if schedule is None:
+            return Votes.nobody(batch)
+        if pruning.replay is not None:
+            steps = boundary_counts(schedule, layout.num_visual, pruning.method.recycles)
+            counts = {step.layer: step.num_in for step in steps if step.num_in >= 2}
+            return replayed_votes(pruning.replay, counts, batch)
+        if layout.num_visual < 2:
+            return Votes.nobody(batch)
+        if layout.num_text == 0:
+            raise InputError(
+                "prompt | got no text after the image | expected at least one token: it chooses "
+                "what to keep | add text, or use method none"
+            )
+        start = layout.prefix + layout.num_visual
+        visual, text = embeds[:, layout.prefix : start], embeds[:, start:]
+        out = self._run("raters", {"visual_embeds": visual, "text_embeds": text}, clock)
+        return votes_of_mask(out["rater_mask"])
+
+    def _stage(
+        self,
+        number: int,
+        hidden: Array,
+        positions: Index,
+        cache: StageCache,
+        rater_index: Index,
+        visual_index: Index,
+        clock: Clock,
+    ) -> tuple[Array, Floats]:
+        """Run a stage; its new keys and values go straight into the cache."""
+        batch, count, _ = hidden.shape
+        written = cache.new_views(count)
+        result = np.empty_like(hidden)
+        attention: Floats = np.empty(
+            (batch, self._heads, rater_index.shape[1], visual_index.shape[1]), np.float32
+        )
+        inputs = cache.views()
+        inputs["hidden_states"] = hidden
+        inputs["position_ids"] = positions
+        inputs["past_lengths"] = np.full(batch, cache.length, np.int64)
+        into = {**written, "last_hidden_state": result}
+        if number < len(self._stages) - 1:
+            inputs["rater_index"], inputs["visual_index"] = rater_index, visual_index
+            into["rater_attention"] = attention
+        self._run(self._stages[number].graph, inputs, clock, into=into)
+        cache.advance(written)
+        return result, attention
+
+    def _logits(self, hidden: Array, clock: Clock) -> Floats:
+        """Run the head on the last position."""
+        last = np.ascontiguousarray(hidden[:, -1])
+        logits: Floats = self._run("head", {"hidden_states": last}, clock)["logits"]
+        return logits
+
+    def _run(
+        self,
+        graph: str,
+        inputs: Mapping[str, Array],
+        clock: Clock,
+        into: Mapping[str, Array] | None = None,
+        step: str | None = None,
+    ) -> dict[str, Array]:
+        """Run a graph and take its time."""
+        started = time.perf_counter()
+        outputs = self._runner.run(graph, inputs, into)
+        clock.add(step or graph, started)
+        return outputs
+
+
+def _nothing(batch: int) -> Index:
+    """Return the index of no token, `[B, 0]`."""
+    return np.empty((batch, 0), np.int64)

@@ -1,0 +1,101 @@
+"""The keys and values that one stage remembers, in buffers allocated once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["StageCache"]
+
+Array = NDArray[Any]
+
+
+class StageCache:
+    """One buffer `[B, capacity, G*D]` for each layer's keys and for its values.
+
+    The used part of a batch-1 buffer is contiguous: graphs read it as it lies and write the new
+    entries right behind it, so that a decode step copies nothing. In a larger batch the rows are
+    apart, so both ways are copies of the used part.
+    """
+
+    def __init__(
+        self, layers: Sequence[int], batch: int, capacity: int, width: int, dtype: DTypeLike
+    ) -> None:
+        """Reserve the buffers; the system commits their pages as they are first written.
+
+        Args:
+            layers: The model's layer numbers in this stage.
+            batch: Rows, B.
+            capacity: Entries that fit in.
+            width: Values of one entry, G*D.
+            dtype: The model's type.
+        """
+        self.length = 0
+        self.capacity = capacity
+        self._buffers: dict[str, Array] = {
+            f"{layer}.{part}": np.empty((batch, capacity, width), dtype)
+            for layer in layers
+            for part in ("key", "value")
+        }
+        # The names are made once: a decode step looks up hundreds of them.
+        self._past_names = [f"past_key_values.{name}" for name in self._buffers]
+        self._new_names = [f"new_key_values.{name}" for name in self._buffers]
+        self._in_place = batch == 1
+
+    def views(self) -> dict[str, Array]:
+        """Return the used entries as graph inputs, `past_key_values.{l}.key` `[B, length, G*D]`.
+
+        Views for batch 1, contiguous copies otherwise.
+        """
+        used = [buffer[:, : self.length] for buffer in self._buffers.values()]
+        if not self._in_place:
+            used = [np.ascontiguousarray(view) for view in used]
+        return dict(zip(self._past_names, used, strict=True))
+
+    def new_views(self, count: int) -> dict[str, Array]:
+        """Return where the next entries go, as graph outputs `new_key_values.{l}.key`.
+
+        Args:
+            count: New entries, S.
+
+        Returns:
+            Arrays `[B, S, G*D]`: the buffers themselves for batch 1, scratch arrays otherwise.
+
+        Raises:
+            ValueError: They do not fit.
+        """
+        stop = self.length + count
+        if stop > self.capacity:
+            raise ValueError(
+                f"cache | got {count} entries behind {self.length} | expected {self.capacity} "
+                "in all at most | reserve more"
+            )
+        views = [buffer[:, self.length : stop] for buffer in self._buffers.values()]
+        if not self._in_place:
+            views = [np.empty(view.shape, view.dtype) for view in views]
+        return dict(zip(self._new_names, views, strict=True))
+
+    def advance(self, written: dict[str, Array]) -> None:
+        """Count the entries that a graph wrote into `new_views` as used.
+
+        Args:
+            written: What `new_views` returned, filled.
+        """
+        count = next(iter(written.values())).shape[1]
+        if not self._in_place:
+            for name, buffer in zip(self._new_names, self._buffers.values(), strict=True):
+                buffer[:, self.length : self.length + count] = written[name]
+        self.length += count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the used entries."""
+        return sum(buffer[:, : self.length].nbytes for buffer in self._buffers.values())
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes reserved."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())

@@ -1,0 +1,217 @@
+"""ONNX Runtime as a runner: CPU by default, any execution provider by option."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.errors import RunnerError
+from sparsevlm_trt.runtime.runner import Array
+from sparsevlm_trt.runtime.threads import allowed_cpus
+
+__all__ = ["OnnxRuntimeRunner"]
+
+# Outputs from this size on are bound to their place; below it a copy costs less than the binding
+# (28 small outputs: 57 us copied, 128 us bound; ONNX Runtime 1.32).
+_BIND_BYTES = 1 << 20
+
+_PACKAGES = {
+    "CUDAExecutionProvider": "onnxruntime-gpu",
+    "TensorrtExecutionProvider": "onnxruntime-gpu and TensorRT",
+    "OpenVINOExecutionProvider": "onnxruntime-openvino",
+    "DmlExecutionProvider": "onnxruntime-directml",
+}
+
+# The size of the process's thread pool, once made: ONNX Runtime has one, and cannot resize it.
+_pool_threads: int | None = None
+
+
+class OnnxRuntimeRunner:
+    """Runs each graph in a session of its own; all sessions share one thread pool.
+
+    With a pool for each session, the threads of the last stage spin while the next one computes:
+    decoding is then about four times slower.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        threads: int | None = None,
+    ) -> None:
+        """Check the providers and make the thread pool.
+
+        Args:
+            providers: Execution providers, the preferred first; the CPU always comes last.
+            threads: Threads of the process's pool; None: as many as this process may use, or
+                the pool that is there.
+
+        Raises:
+            RunnerError: ONNX Runtime or a provider is not installed, or the pool is there already
+                with another size.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise RunnerError(
+                f"runner onnxruntime | {error} | expected an importable onnxruntime | "
+                "pip install onnxruntime"
+            ) from error
+        self._ort = onnxruntime
+        self._providers = _check_providers(providers, onnxruntime.get_available_providers())
+        _share_pool(onnxruntime, threads)
+        self._sessions: dict[str, Any] = {}
+        self._outputs: dict[str, list[str]] = {}
+        first = self._providers[0].removesuffix("ExecutionProvider").lower()
+        self.device = first
+
+    def load(self, bundle: Bundle, graphs: Sequence[str]) -> None:
+        """Open a session for each graph; see `Runner.load`."""
+        options = self._ort.SessionOptions()
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.use_per_session_threads = False
+        # A memory pattern is kept for every new shape: one per decode step, for ever.
+        options.enable_mem_pattern = False
+        options.log_severity_level = 3
+        for graph in graphs:
+            try:
+                session = self._ort.InferenceSession(
+                    str(bundle.graph_path(graph)), options, providers=self._providers
+                )
+            except Exception as error:  # ONNX Runtime's own classes share no public base
+                raise RunnerError(
+                    f"graph {graph} | {_first_line(error)} | expected a graph that ONNX Runtime "
+                    f"{self._ort.__version__} loads | export again, or update onnxruntime"
+                ) from error
+            self._sessions[graph] = session
+            self._outputs[graph] = [output.name for output in session.get_outputs()]
+
+    def run(
+        self, graph: str, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Run one graph; see `Runner.run`."""
+        session = self._sessions.get(graph)
+        if session is None:
+            raise RunnerError(
+                f"graph {graph} | got a call before it was loaded | expected one of: "
+                f"{', '.join(self._sessions) or 'none'} | load it first"
+            )
+        into = into or {}
+        names = self._outputs[graph]
+        try:
+            if sum(array.nbytes for array in into.values()) >= _BIND_BYTES:
+                return self._run_bound(session, names, inputs, into)
+            outputs = dict(zip(names, session.run(names, inputs), strict=True))
+            for name, place in into.items():
+                _check_place(graph, name, outputs[name], place)
+                place[...] = outputs[name]
+                outputs[name] = place
+        except RunnerError:
+            raise
+        except Exception as error:  # as above
+            shapes = {name: list(array.shape) for name, array in inputs.items()}
+            small = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:6])
+            raise RunnerError(
+                f"graph {graph} | {_first_line(error)} | got {small} | check the bundle with "
+                "its parity report"
+            ) from error
+        return outputs
+
+    def _run_bound(
+        self,
+        session: Any,
+        names: Sequence[str],
+        inputs: Mapping[str, Array],
+        into: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        """Run with the outputs of `into` written in place by ONNX Runtime itself."""
+        binding = session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in names:
+            place = into.get(name)
+            if place is None:
+                binding.bind_output(name, "cpu")
+            else:
+                binding.bind_output(
+                    name, "cpu", 0, place.dtype.type, place.shape, place.ctypes.data
+                )
+        session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        return {
+            name: into[name] if name in into else value.numpy()
+            for name, value in zip(names, values, strict=True)
+        }
+
+    def close(self) -> None:
+        """Free all sessions; a second call does nothing."""
+        self._sessions.clear()
+        self._outputs.clear()
+
+    def __enter__(self) -> OnnxRuntimeRunner:
+        """Return the runner itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def _check_providers(wanted: Sequence[str], available: Sequence[str]) -> list[str]:
+    """Return the providers to use, the CPU last, or say which is not there and what brings it."""
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    missing = [name for name in wanted if name not in available]
+    if missing:
+        package = _PACKAGES.get(missing[0], "an onnxruntime build that has it")
+        raise RunnerError(
+            f"runner onnxruntime | got provider {', '.join(missing)} | expected of: "
+            f"{', '.join(available)} | install {package}"
+        )
+    cpu = "CPUExecutionProvider"
+    return [*(name for name in wanted if name != cpu), cpu]
+
+
+def _share_pool(onnxruntime: Any, threads: int | None) -> None:
+    """Make the process's pool, once; a later runner shares it."""
+    global _pool_threads
+    if threads is not None and threads < 1:
+        raise RunnerError(
+            f"runner onnxruntime | got threads={threads} | expected 1 or more | "
+            "leave it out to use every allowed core"
+        )
+    if _pool_threads is None:
+        count = threads or allowed_cpus()
+        try:
+            onnxruntime.set_global_thread_pool_sizes(count, 1)
+        except Exception:  # the application around us made one first: use that
+            count = threads or 0
+        _pool_threads = count
+    if threads not in (None, _pool_threads):
+        raise RunnerError(
+            f"runner onnxruntime | got threads={threads} | expected {_pool_threads}, the size of "
+            "this process's pool, which ONNX Runtime cannot change | start another process"
+        )
+
+
+def _check_place(graph: str, name: str, output: Array, place: Array) -> None:
+    """Refuse a place that numpy would fill by broadcasting or casting."""
+    if output.shape != place.shape or output.dtype != place.dtype:
+        raise RunnerError(
+            f"graph {graph} | output {name}: got {output.dtype} {list(output.shape)} | expected "
+            f"{place.dtype} {list(place.shape)} | export the bundle again"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    """Return an exception's first line: the engine adds stack traces."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,179 @@
+"""What a caller may ask for, checked against what a bundle can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+
+from sparsevlm_ops.methods import Method, get_method
+from sparsevlm_ops.schedule import Schedule
+from sparsevlm_trt.runtime.boundary import Pruning
+from sparsevlm_trt.runtime.errors import InputError, PlanError
+from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
+
+__all__ = ["Options", "Request", "ScheduleLike", "make_request", "plan_pruning"]
+
+ScheduleLike = Schedule | str | Mapping[int, int]
+
+
+class Options(TypedDict, total=False):
+    """The options of `Session.generate` and its siblings.
+
+    Attributes:
+        method: Pruning method; the bundle's by default.
+        budget: Nominal average of visual tokens, one of the authors' numbers.
+        schedule: Tokens kept after each pruning layer, e.g. "2:300,6:200,15:110"; in place of
+            a budget.
+        max_new_tokens: Tokens to make at most, 64 by default.
+        temperature: 0 (the default) takes the likeliest token.
+        top_k: Draw among that many likeliest tokens; 0: all.
+        top_p: Draw among the likeliest tokens that have this probability together.
+        seed: Makes draws repeatable.
+        stop: Texts that end the answer; they are not part of it.
+        stop_tokens: Tokens that end the answer; the model's own by default, () for none.
+        stream: Called with each piece of text and its token, as they come.
+        keep_logits: Whether the result holds the logits of every decode step.
+        replay: Visual scores of each boundary, `[V]`, in place of the raters' attention.
+    """
+
+    method: str | None
+    budget: int | None
+    schedule: ScheduleLike | None
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
+    stop: str | Sequence[str]
+    stop_tokens: Iterable[int] | None
+    stream: Callable[[str, int], None] | None
+    keep_logits: bool
+    replay: Sequence[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Checked options; see `Options`."""
+
+    pruning: Pruning
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_tokens: frozenset[int] | None = None
+    stream: Callable[[str, int], None] | None = None
+    keep_logits: bool = True
+
+
+def make_request(manifest: Manifest, options: Options) -> Request:
+    """Check a caller's options.
+
+    Raises:
+        InputError: An option is unknown, or its value cannot be used.
+        PlanError: The bundle cannot follow the method, budget or schedule.
+    """
+    given: dict[str, Any] = dict(options)
+    unknown = sorted(set(given) - set(Options.__annotations__))
+    if unknown:
+        raise InputError(
+            f"options | got {', '.join(unknown)} | expected of: "
+            f"{', '.join(Options.__annotations__)} | leave the unknown out"
+        )
+    pruning = plan_pruning(
+        manifest,
+        method=given.pop("method", None),
+        budget=given.pop("budget", None),
+        schedule=given.pop("schedule", None),
+        replay=given.pop("replay", None),
+    )
+    stop = given.pop("stop", ())
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    if any(not isinstance(text, str) or not text for text in stop):
+        raise InputError(
+            f"stop | got {list(stop)} | expected texts of at least one character | "
+            "leave empty ones out"
+        )
+    tokens = given.pop("stop_tokens", None)
+    request = Request(
+        pruning,
+        stop=stop,
+        stop_tokens=None if tokens is None else frozenset(int(token) for token in tokens),
+        **given,
+    )
+    if request.max_new_tokens < 1:
+        raise InputError(
+            f"max_new_tokens | got {request.max_new_tokens} | expected 1 or more | ask for more"
+        )
+    return request
+
+
+def plan_pruning(
+    manifest: Manifest,
+    *,
+    method: str | None = None,
+    budget: int | None = None,
+    schedule: ScheduleLike | None = None,
+    replay: Sequence[Any] | None = None,
+) -> Pruning:
+    """Decide how to prune: what is asked for, else the bundle's plan.
+
+    A schedule may use some of the bundle's boundaries. A method that never prunes takes none, so
+    a budget beside it has no effect.
+
+    Raises:
+        PlanError: The method has no graph here, the budget is unknown, both budget and schedule
+            are given, or the schedule prunes where the bundle is not cut.
+    """
+    plan = manifest.plan
+    chosen = _method(method or plan.method, plan)
+    if not chosen.prunes:
+        return Pruning(chosen, None)
+    if budget is not None and schedule is not None:
+        raise PlanError(
+            f"plan | got budget {budget} and a schedule | expected one of the two | "
+            "leave the budget out to use the schedule"
+        )
+    try:
+        kept = _schedule(budget, schedule, manifest)
+    except ValueError as error:  # the arithmetic's own sentence is complete
+        raise PlanError(str(error)) from error
+    elsewhere = [layer for layer in kept.layers if layer not in plan.boundaries]
+    if elsewhere:
+        raise PlanError(
+            f"schedule {kept.spell()} | got pruning layers {elsewhere} | expected of this "
+            f"bundle's boundaries: {', '.join(map(str, plan.boundaries)) or 'none'} | "
+            "use those, or export with the boundaries you need"
+        )
+    scores = None if replay is None else tuple(np.asarray(s, np.float32) for s in replay)
+    return Pruning(chosen, kept, scores)
+
+
+def _method(name: str, plan: PlanSpec) -> Method:
+    """Look up a method that the bundle has a graph for."""
+    if name not in plan.methods:
+        raise PlanError(
+            f"method | got {name!r} | expected one of this bundle's: {', '.join(plan.methods)} | "
+            "name one of them, or export with that method"
+        )
+    try:
+        return get_method(name)
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+
+
+def _schedule(budget: int | None, schedule: ScheduleLike | None, manifest: Manifest) -> Schedule:
+    """Make the schedule of a request; ValueError where it cannot be one."""
+    if budget is not None:
+        return Schedule.from_budget(budget, manifest.model.num_layers)
+    if schedule is None:
+        return Schedule.of(manifest.plan.schedule)
+    if isinstance(schedule, Schedule):
+        return schedule
+    if isinstance(schedule, str):
+        return Schedule.parse(schedule)
+    return Schedule.of(schedule)

@@ -1,0 +1,149 @@
+"""What a run did and how long it took: decisions, bytes and times, in one place with units."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Clock", "StageTrace", "Trace", "follow_patches", "grid_positions"]
+
+Index = NDArray[np.int64]
+MERGED = -1  # the patch number of a token that is the mean of several
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StageTrace:
+    """One prune step.
+
+    Attributes:
+        layer: The decoder layer on whose output it acted.
+        num_visual_in: Visual tokens before it.
+        num_visual_out: Visual tokens after it, merged ones among them.
+        num_merged: Tokens made of dropped ones; they stand behind the kept ones.
+        kept: Kept tokens, ascending, counted in the visual block of this stage, `[K]` int64.
+        scores: Visual scores, `[V]` float32.
+        merge_candidates: Dropped tokens that were merged, by descending score, `[M]` int64.
+        patches: The image patch of each token after the step, in sequence order, counted in the
+            visual block of the prompt; -1 for a merged token. `[num_visual_out]` int64.
+    """
+
+    layer: int
+    num_visual_in: int
+    num_visual_out: int
+    num_merged: int
+    kept: Index
+    scores: NDArray[np.float32]
+    merge_candidates: Index
+    patches: Index
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """One answer: what was dropped, what was remembered, and the time of each step.
+
+    Attributes:
+        method: The pruning method asked for.
+        prefix_length: Tokens before the visual block.
+        num_visual: Visual tokens in the block that may be pruned; 0 without an image.
+        num_text: Tokens after the block.
+        grid: Rows and columns of patches of one image; None without a vision graph.
+        stages: One entry for each boundary that pruned, first to last.
+        cache_lengths: Entries remembered by each stage at the end.
+        kv_bytes: Bytes of keys and values in use at the end, each stage, all rows of a batch.
+        timings_ms: (step, milliseconds) of all that came before the first token, in order:
+            image preprocessing, then each graph.
+        prefill_ms: From the model's inputs (pixels, token ids) to the first logits.
+        decode_ms: Each decode step, from its token to the next logits.
+        host_prefill_ms: The part of `prefill_ms` outside the graphs.
+        host_decode_ms: The part of each of `decode_ms` outside the graphs.
+    """
+
+    method: str
+    prefix_length: int
+    num_visual: int
+    num_text: int
+    grid: tuple[int, int] | None
+    stages: tuple[StageTrace, ...]
+    cache_lengths: tuple[int, ...]
+    kv_bytes: tuple[int, ...]
+    timings_ms: tuple[tuple[str, float], ...]
+    prefill_ms: float
+    decode_ms: tuple[float, ...]
+    host_prefill_ms: float
+    host_decode_ms: tuple[float, ...]
+
+    @property
+    def kv_bytes_total(self) -> int:
+        """Bytes of keys and values in use at the end."""
+        return sum(self.kv_bytes)
+
+    @property
+    def host_ms(self) -> float:
+        """Time outside the graphs, prefill and decode steps, without image preprocessing."""
+        return self.host_prefill_ms + sum(self.host_decode_ms)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Adds up the time of the graphs, so that what is left is the host's.
+
+    Attributes:
+        steps: (step, milliseconds) of each graph since the last `lap`.
+    """
+
+    steps: list[tuple[str, float]] = field(default_factory=list)
+    _start: float = field(default_factory=time.perf_counter)
+
+    def add(self, step: str, started: float) -> None:
+        """Record a step that began at `time.perf_counter()` value `started`."""
+        self.steps.append((step, (time.perf_counter() - started) * 1e3))
+
+    def lap(self) -> tuple[float, float]:
+        """End a phase: return its wall and host milliseconds, and begin the next one."""
+        now = time.perf_counter()
+        wall = (now - self._start) * 1e3
+        host = wall - sum(ms for _, ms in self.steps)
+        self.steps = []
+        self._start = now
+        return wall, host
+
+    def restart(self) -> None:
+        """Begin a phase now: what came before belongs to none."""
+        self.steps = []
+        self._start = time.perf_counter()
+
+
+def follow_patches(patches: Index, kept: Index, num_merged: int) -> Index:
+    """Carry patch numbers through a prune step.
+
+    Args:
+        patches: The patch of each visual token before it, `[V]`.
+        kept: The tokens kept, `[K]`.
+        num_merged: Merged tokens behind them.
+
+    Returns:
+        The patch of each token after it, `[K + num_merged]`, -1 where merged.
+    """
+    merged: Index = np.full(num_merged, MERGED, np.int64)
+    return np.concatenate([patches[kept], merged])
+
+
+def grid_positions(patches: Sequence[int] | NDArray[Any], grid: tuple[int, int]) -> Index:
+    """Turn patch numbers into rows and columns.
+
+    Args:
+        patches: Patch numbers `[n]`, -1 for merged tokens.
+        grid: Rows and columns of one image.
+
+    Returns:
+        (row, column) of each, `[n, 2]`, (-1, -1) where merged. Images of one block lie below each
+        other: row // grid[0] is the image.
+    """
+    index = np.asarray(patches, np.int64)
+    merged = (index == MERGED)[:, None]
+    return np.where(merged, MERGED, np.stack(np.divmod(index, grid[1]), axis=-1))
