@@ -5,6 +5,9 @@ visual block, V visual tokens now, T text after them, R text raters, H heads, D 
 size, K kept, M candidates for merging, C merged (recycled) tokens.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sparsevlm_ops.methods import METHODS, Method, get_method
 from sparsevlm_ops.schedule import (
     AUTHORS_SCHEDULES,
@@ -19,18 +22,65 @@ from sparsevlm_ops.schedule import (
     visual_counts,
 )
 
+if TYPE_CHECKING:
+    from sparsevlm_ops.onnx_topk import onnx_translations
+    from sparsevlm_ops.prune import Pruned, prune_step
+    from sparsevlm_ops.raters import rater_mask, rater_scores
+    from sparsevlm_ops.recycling import merge_clusters
+    from sparsevlm_ops.reference import ReferenceResult, ReferenceStage, pruned_generate
+    from sparsevlm_ops.scoring import rater_attention, visual_scores
+    from sparsevlm_ops.selection import select
+    from sparsevlm_ops.topk import top_k
+
 __all__ = [
     "AUTHORS_SCHEDULES",
     "METHODS",
     "BoundaryCounts",
     "Method",
+    "Pruned",
+    "ReferenceResult",
+    "ReferenceStage",
     "Schedule",
     "average_visual_tokens",
     "boundary_counts",
     "get_method",
+    "merge_clusters",
     "num_candidates",
     "num_kept",
     "num_merged",
+    "onnx_translations",
+    "prune_step",
+    "pruned_generate",
+    "rater_attention",
+    "rater_mask",
+    "rater_scores",
+    "select",
     "stage_visual_counts",
+    "top_k",
     "visual_counts",
+    "visual_scores",
 ]
+
+# What needs PyTorch is imported at first use: a deploy box has none.
+_NEEDS_TORCH = {
+    "Pruned": "prune",
+    "ReferenceResult": "reference",
+    "ReferenceStage": "reference",
+    "merge_clusters": "recycling",
+    "onnx_translations": "onnx_topk",
+    "prune_step": "prune",
+    "pruned_generate": "reference",
+    "rater_attention": "scoring",
+    "rater_mask": "raters",
+    "rater_scores": "raters",
+    "select": "selection",
+    "top_k": "topk",
+    "visual_scores": "scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name that needs PyTorch when it is first asked for."""
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEEDS_TORCH[name]}"), name)

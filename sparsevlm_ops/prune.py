@@ -38,6 +38,17 @@ def take_rows(states: Tensor, index: Tensor) -> Tensor:
     return rows.reshape(B, index.shape[1], N)
 
 
+def _check(holds: bool, num_kept: int, num_visual: int) -> None:
+    """Refuse a wrong K, and tell the tracer, which cannot see it, that K is a right one."""
+    torch._check_value(  # type: ignore[no-untyped-call]
+        holds,
+        lambda: (
+            f"num_kept | got {num_kept} of {num_visual} visual tokens | expected 1 to "
+            f"{num_visual - 1} | use sparsevlm_ops.schedule.num_kept"
+        ),
+    )
+
+
 def prune_step(
     hidden_states: Tensor,
     position_ids: Tensor,
@@ -59,15 +70,14 @@ def prune_step(
         num_kept: K, `[1]`, int64, 1 to V - 1.
 
     Raises:
-        RuntimeError: K is not between 1 and V - 1.
+        ValueError: K is not between 1 and V - 1.
 
     Source: SparseVLM 3.3 and 3.4; the authors' code, v1.5.
     """
-    B, S, _ = hidden_states.shape
-    V = rater_attention.shape[3]
+    S, V = hidden_states.shape[1], rater_attention.shape[3]
     K = cast("int", num_kept.item())
-    torch._check(K >= 1, lambda: f"num_kept | got {K} | expected 1 to {V - 1} | keep more")
-    torch._check(K < V, lambda: f"num_kept | got {K} | expected 1 to {V - 1} | keep fewer")
+    _check(K >= 1, K, V)
+    _check(K < V, K, V)
     M = num_candidates(V - K)
     C = num_merged(M)
     next_length = S - V + K + C

@@ -70,7 +70,7 @@ def merge_clusters(tokens: Tensor, num_clusters: int) -> Tensor:
 
     Source: SparseVLM 3.4, "token recycling"; the mean is unweighted in the authors' code.
     """
-    B, M, N = tokens.shape
+    B, M = tokens.shape[:2]
     exact = tokens.float()
     squared = squared_distances(exact)
     centres = cluster_centres(squared, num_clusters)
