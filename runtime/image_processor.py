@@ -56,7 +56,11 @@ class ImageProcessor:
         Raises:
             InputError: An image cannot be used, or the results differ in size.
         """
-        listed = list(images) if isinstance(images, (list, tuple)) else [images]
+        listed: list[ImageSource]
+        if isinstance(images, str) or not isinstance(images, Sequence):
+            listed = [images]
+        else:
+            listed = list(images)
         if not listed:
             raise InputError("images | got none | expected at least one | pass an image")
         done = [
