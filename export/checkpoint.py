@@ -1,0 +1,171 @@
+"""A Hugging Face checkpoint on disk, its tensors read one at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig, PretrainedConfig
+
+from sparsevlm_trt.runtime.errors import ExportError
+
+__all__ = ["Checkpoint"]
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+
+class Checkpoint:
+    """A checkpoint folder: its config and a lazy view of its safetensors.
+
+    Tensors are memory-mapped; nothing is read before it is asked for, so a 7B model costs
+    no more memory than its largest tensor.
+
+    Args:
+        path: Folder as written by `save_pretrained`.
+
+    Raises:
+        ExportError: The folder, its config or its weights are missing or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = _read_config(self.path)
+        self._files = _tensor_files(self.path)
+        self._open: dict[Path, Any] = {}
+
+    def names(self) -> list[str]:
+        """Names of all tensors, sorted."""
+        return sorted(self._files)
+
+    def resolve(self, name: str, prefixes: tuple[str, ...]) -> str:
+        """The stored name of a tensor, whichever prefix this checkpoint's age gave it.
+
+        Args:
+            name: Name below the prefix, such as `layers.0.mlp.up_proj.weight`.
+            prefixes: Prefixes to try, newest layout first.
+
+        Raises:
+            ExportError: No prefix leads to a stored tensor.
+        """
+        for prefix in prefixes:
+            if prefix + name in self._files:
+                return prefix + name
+        tried = ", ".join(repr(prefix + name) for prefix in prefixes)
+        raise ExportError(
+            f"checkpoint {self.path} | no tensor {tried} | expected one of these names "
+            "| check that the weights belong to this config.json"
+        )
+
+    def has(self, name: str, prefixes: tuple[str, ...]) -> bool:
+        """Whether a tensor is stored under one of the prefixes."""
+        return any(prefix + name in self._files for prefix in prefixes)
+
+    def tensor(self, stored_name: str) -> Tensor:
+        """One tensor by its stored name, memory-mapped where the platform allows.
+
+        Raises:
+            ExportError: The file holding it is truncated or is not safetensors.
+        """
+        file = self._files[stored_name]
+        try:
+            if file not in self._open:
+                self._open[file] = safe_open(file, framework="pt")
+            value: Tensor = self._open[file].get_tensor(stored_name)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(file, error) from error
+        return value
+
+    def shape(self, stored_name: str) -> tuple[int, ...]:
+        """Shape of a stored tensor, without reading it."""
+        file = self._files[stored_name]
+        if file not in self._open:
+            self._open[file] = safe_open(file, framework="pt")
+        return tuple(self._open[file].get_slice(stored_name).get_shape())
+
+    def release(self) -> None:
+        """Close the mapped files, so that their pages no longer count as ours."""
+        self._open.clear()
+
+    def load_into(
+        self, module: torch.nn.Module, prefixes: tuple[str, ...], dtype: torch.dtype
+    ) -> None:
+        """Fill a small module (a vision tower, a projector) with its stored weights.
+
+        Args:
+            module: Module whose parameter names are stored names without a prefix.
+            prefixes: Prefixes to try for each name.
+            dtype: Floating type to convert to.
+
+        Raises:
+            ExportError: A tensor is absent or has another shape.
+        """
+        state: dict[str, Tensor] = {}
+        for name, parameter in module.named_parameters():
+            value = self.tensor(self.resolve(name, prefixes))
+            if value.shape != parameter.shape:
+                raise ExportError(
+                    f"checkpoint {self.path} | tensor {name} is {list(value.shape)} "
+                    f"| expected {list(parameter.shape)} | the config does not fit the weights"
+                )
+            state[name] = value.to(dtype)
+        module.load_state_dict(state, strict=False, assign=True)
+
+
+def _read_config(path: Path) -> PretrainedConfig:
+    if not path.is_dir():
+        raise ExportError(
+            f"checkpoint {path} | no such folder | expected a folder with config.json and "
+            "*.safetensors | download the model first, then give its folder"
+        )
+    if not (path / "config.json").is_file():
+        raise ExportError(
+            f"checkpoint {path} | no config.json | expected a Hugging Face checkpoint folder "
+            "| give the folder that save_pretrained wrote"
+        )
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ExportError(
+            f"checkpoint {path} | config.json: {reason} | expected a model that transformers "
+            "knows | update transformers, or check the file"
+        ) from error
+
+
+def _tensor_files(path: Path) -> dict[str, Path]:
+    index = path / _INDEX
+    if index.is_file():
+        try:
+            weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        except (ValueError, KeyError) as error:
+            raise _damaged(index, error) from error
+        missing = sorted({f for f in weight_map.values() if not (path / f).is_file()})
+        if missing:
+            raise ExportError(
+                f"checkpoint {path} | missing {', '.join(missing)} | expected every shard named "
+                f"in {_INDEX} | finish the download"
+            )
+        return {name: path / file for name, file in weight_map.items()}
+    single = path / _SINGLE
+    if not single.is_file():
+        raise ExportError(
+            f"checkpoint {path} | no {_SINGLE} and no {_INDEX} | expected safetensors weights "
+            "| convert with transformers: from_pretrained(...).save_pretrained(...)"
+        )
+    try:
+        with safe_open(single, framework="pt") as handle:
+            return dict.fromkeys(handle.keys(), single)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(single, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> ExportError:
+    return ExportError(
+        f"weights {file} | {error} | expected an intact file | download it again: it is "
+        "truncated or damaged"
+    )

@@ -1,0 +1,116 @@
+"""What a decoder is, taken from Hugging Face's config in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from sparsevlm_trt.runtime.errors import ExportError
+
+__all__ = ["DecoderConfig", "rotary_frequencies"]
+
+# Decoders whose layer is exactly ours: pre-norm RMSNorm, rotary GQA attention, gated MLP.
+_LLAMA_LIKE = ("llama", "mistral")
+# Rotary types whose frequencies do not depend on the length of the sequence.
+_STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
+_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """Shape of a Llama-like decoder.
+
+    Attributes:
+        model_type: Hugging Face model_type of the language model.
+        num_layers: Decoder layers.
+        hidden_size: N, width of the residual stream.
+        intermediate_size: Width of the gated MLP.
+        num_heads: H, query heads.
+        num_kv_heads: G, key and value heads; H is a multiple of it.
+        head_dim: D, size of one head.
+        vocab_size: Rows of the embedding.
+        max_position: Longest sequence the model was made for, in tokens.
+        norm_eps: Epsilon of the RMS norms.
+        activation: Gate activation, `silu`, `gelu` or `gelu_tanh`.
+        attention_bias: Whether the attention projections have biases.
+        mlp_bias: Whether the MLP projections have biases.
+        tied_head: Whether the output head shares the embedding's weights.
+    """
+
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position: int
+    norm_eps: float
+    activation: str
+    attention_bias: bool
+    mlp_bias: bool
+    tied_head: bool
+
+    @classmethod
+    def from_hf(cls, config: PretrainedConfig, *, tied_head: bool | None = None) -> DecoderConfig:
+        """Read a language model's config.
+
+        Args:
+            config: Text config, for example `LlamaConfig`.
+            tied_head: Overrides the config's own `tie_word_embeddings` (an outer config decides
+                it for a language model inside a VLM).
+
+        Raises:
+            ExportError: A model type, rotary type or activation that is not supported.
+        """
+        if config.model_type not in _LLAMA_LIKE:
+            raise ExportError(
+                f"language model | got model_type {config.model_type!r} "
+                f"| expected one of {', '.join(_LLAMA_LIKE)} | use a checkpoint of these"
+            )
+        rotary = config.rope_parameters or {}
+        if rotary.get("rope_type", "default") not in _STATIC_ROTARY:
+            raise ExportError(
+                f"language model | got rope_type {rotary['rope_type']!r} "
+                f"| expected one of {', '.join(_STATIC_ROTARY)} "
+                "| frequencies that depend on the length cannot be cached per stage"
+            )
+        if config.hidden_act not in _ACTIVATIONS:
+            raise ExportError(
+                f"language model | got hidden_act {config.hidden_act!r} "
+                f"| expected one of {', '.join(_ACTIVATIONS)} | use another checkpoint"
+            )
+        heads = config.num_attention_heads
+        # Inside its window a sliding-window layer is an ordinary causal one; beyond it is not.
+        window = getattr(config, "sliding_window", None)
+        longest = config.max_position_embeddings
+        return cls(
+            model_type=config.model_type,
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=heads,
+            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            vocab_size=config.vocab_size,
+            max_position=min(longest, window) if window else longest,
+            norm_eps=config.rms_norm_eps,
+            activation=_ACTIVATIONS[config.hidden_act],
+            attention_bias=bool(getattr(config, "attention_bias", False)),
+            mlp_bias=bool(getattr(config, "mlp_bias", False)),
+            tied_head=bool(config.tie_word_embeddings) if tied_head is None else tied_head,
+        )
+
+
+def rotary_frequencies(config: PretrainedConfig) -> tuple[Tensor, float]:
+    """Inverse frequencies `[D/2]`, float32, and the scale of cos and sin.
+
+    Transformers computes them, so that every static rotary type it knows is ours too.
+    """
+    rotary = LlamaRotaryEmbedding(config)
+    return rotary.inv_freq.to(torch.float32), float(rotary.attention_scaling)

@@ -1,0 +1,143 @@
+"""One decoder layer as stage graphs see it: explicit cache, ONNX-native attention.
+
+Weights lie as `[in, out]`, the way a MatMul reads them, so that no graph transposes a weight
+and no exporter folds one. Dims: B batch, S new tokens, L cache length, H heads, G kv heads,
+D head size, N hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsevlm_trt.export.decoder_config import DecoderConfig
+
+__all__ = ["DecoderLayer", "Norm", "Projection"]
+
+
+class Projection(nn.Module):
+    """A linear layer whose weight is stored `[in, out]`."""
+
+    def __init__(self, num_in: int, num_out: int, bias: bool, dtype: torch.dtype) -> None:
+        """Make an unfilled layer on the meta device."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_in, num_out, dtype=dtype, device="meta"))
+        self.bias = (
+            nn.Parameter(torch.empty(num_out, dtype=dtype, device="meta")) if bias else None
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`[B, S, in]` to `[B, S, out]`."""
+        projected = hidden @ self.weight
+        return projected if self.bias is None else projected + self.bias
+
+
+class Norm(nn.Module):
+    """RMS norm over the last axis, computed in float32."""
+
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+        """Make an unfilled norm on the meta device."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.hidden_size, dtype=dtype, device="meta"))
+        self.eps = config.norm_eps
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`[..., N]` to `[..., N]`."""
+        return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over a cache followed by the new tokens."""
+
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+        """Make the four projections."""
+        super().__init__()
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
+        query_size = config.num_heads * config.head_dim
+        kv_size = config.num_kv_heads * config.head_dim
+        bias = config.attention_bias
+        self.q_proj = Projection(config.hidden_size, query_size, bias, dtype)
+        self.k_proj = Projection(config.hidden_size, kv_size, bias, dtype)
+        self.v_proj = Projection(config.hidden_size, kv_size, bias, dtype)
+        self.o_proj = Projection(query_size, config.hidden_size, bias, dtype)
+
+    def forward(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            hidden: `[B, S, N]`.
+            rotary: cos and sin, `[B, S, D/2]`.
+            mask: Additive, `[B, 1, S, L+S]`.
+            past: Cached key and value, `[B, L, G*D]` each.
+
+        Returns:
+            Output `[B, S, N]`, new key and value `[B, S, G*D]`, rotated queries `[B, S, H*D]`,
+            and all keys `[B, L+S, G*D]`.
+        """
+        cos, sin = rotary
+        query = torch.onnx.ops.rotary_embedding(
+            self.q_proj(hidden), cos, sin, num_heads=self.num_heads
+        )
+        new_key = torch.onnx.ops.rotary_embedding(
+            self.k_proj(hidden), cos, sin, num_heads=self.num_kv_heads
+        )
+        new_value = self.v_proj(hidden)
+        keys = torch.cat([past[0], new_key], dim=1)  # [B, L+S, G*D]
+        values = torch.cat([past[1], new_value], dim=1)
+        attended = torch.onnx.ops.attention(
+            query,
+            keys,
+            values,
+            mask,
+            q_num_heads=self.num_heads,
+            kv_num_heads=self.num_kv_heads,
+        )[0]
+        return self.o_proj(attended), new_key, new_value, query, keys
+
+
+class GatedMlp(nn.Module):
+    """`down(act(gate(x)) * up(x))`."""
+
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+        """Make the three projections."""
+        super().__init__()
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = Projection(hidden, inner, bias, dtype)
+        self.up_proj = Projection(hidden, inner, bias, dtype)
+        self.down_proj = Projection(inner, hidden, bias, dtype)
+        self.activation = config.activation
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`[B, S, N]` to `[B, S, N]`."""
+        gate = self.gate_proj(hidden)
+        if self.activation == "silu":
+            gate = F.silu(gate)
+        else:
+            gate = F.gelu(gate, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        down: Tensor = self.down_proj(gate * self.up_proj(hidden))
+        return down
+
+
+class DecoderLayer(nn.Module):
+    """One pre-norm decoder layer."""
+
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+        """Make the layer; its parameter names are Hugging Face's."""
+        super().__init__()
+        self.input_layernorm = Norm(config, dtype)
+        self.self_attn = Attention(config, dtype)
+        self.post_attention_layernorm = Norm(config, dtype)
+        self.mlp = GatedMlp(config, dtype)
+
+    def forward(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Attention and MLP, both residual; returns what `Attention.forward` does."""
+        attended, *kept = self.self_attn(self.input_layernorm(hidden), rotary, mask, past)
+        hidden = hidden + attended
+        hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        new_key, new_value, query, keys = kept
+        return hidden, new_key, new_value, query, keys

@@ -1,0 +1,183 @@
+"""From a checkpoint to a bundle, one graph at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from sparsevlm_ops.methods import METHODS, get_method
+from sparsevlm_ops.schedule import Schedule
+from sparsevlm_trt.export.bundle_writer import BundleWriter
+from sparsevlm_trt.export.checkpoint import Checkpoint
+from sparsevlm_trt.export.families.family import Family
+from sparsevlm_trt.export.families.registry import open_family
+from sparsevlm_trt.export.graph_module import GraphModule
+from sparsevlm_trt.export.links import chain_links
+from sparsevlm_trt.export.plan import PruningPlan, plan_stages
+from sparsevlm_trt.export.processor_files import processor_files
+from sparsevlm_trt.export.to_onnx import onnx_from_module
+from sparsevlm_trt.export.weights import WeightBinder
+from sparsevlm_trt.runtime.errors import ExportError
+from sparsevlm_trt.runtime.manifest import (
+    GraphSpec,
+    Manifest,
+    ModelSpec,
+    PlanSpec,
+    StageSpec,
+    TensorSpec,
+)
+
+__all__ = ["DTYPES", "export_bundle"]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+_TOOLS = ("sparsevlm-trt", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
+
+
+def export_bundle(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    method: str = "sparsevlm",
+    budget: int | None = 192,
+    schedule: Mapping[int, int] | str | Schedule | None = None,
+    boundaries: Iterable[int] | None = None,
+    dtype: str = "float32",
+    opset: int = 23,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """Export a checkpoint as a bundle of chained stage graphs.
+
+    Weights are read tensor by tensor and written once; peak memory is that of tracing one graph
+    plus the largest tensor, whatever the model's size.
+
+    Args:
+        checkpoint: Hugging Face checkpoint folder with safetensors weights.
+        out: Bundle folder to make.
+        method: Default pruning method, or `none` for an unpruned chain.
+        budget: Default nominal average of visual tokens: 192, 128, 96 or 64.
+        schedule: Default tokens kept after each pruning layer, instead of a budget.
+        boundaries: Layers after which to cut, when not just those of the schedule.
+        dtype: `float32` (the reference) or `float16` (GPU engines).
+        opset: ONNX opset, 23 or 24.
+        overwrite: Replace an existing bundle.
+        progress: Called before each graph with its name, its number and how many there are.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        ExportError: The checkpoint cannot be exported, or the disk is full; nothing is left behind.
+        PlanError: A budget, schedule or method this model cannot follow.
+    """
+    if dtype not in DTYPES:
+        raise ExportError(
+            f"dtype | got {dtype!r} | expected one of {', '.join(DTYPES)} | give --dtype float32"
+        )
+    source = Checkpoint(checkpoint)
+    family = open_family(source, DTYPES[dtype])
+    num_layers = family.language.config.num_layers
+    plan = PruningPlan.make(
+        num_layers, method=method, budget=budget, schedule=schedule, boundaries=boundaries
+    )
+    stages = plan_stages(num_layers, plan.boundaries)
+    methods = [m for m in METHODS if get_method(m).prunes] if plan.boundaries else []
+    processor = processor_files(source.path, needs_images=family.vision is not None)
+    with BundleWriter(out, overwrite=overwrite) as writer:
+        binder = WeightBinder(source, writer)
+        graphs: dict[str, GraphSpec] = {}
+        total = len(stages) + len(methods) + 3 + (family.vision is not None)
+        for number, graph in enumerate(_graph_modules(family, stages, methods)):
+            if progress is not None:
+                progress(graph.name, number, total)
+            graphs[graph.name] = _write_graph(graph, opset, binder, writer)
+            source.release()
+        for name, content in processor.items():
+            writer.add_file(f"processor/{name}", content)
+        links = chain_links(graphs, stages)
+        manifest = Manifest(
+            model=_model_spec(family, source, dtype, graphs),
+            vision=family.vision_spec,
+            plan=PlanSpec(
+                method=plan.method,
+                methods=(*methods, "none"),
+                boundaries=plan.boundaries,
+                budget=plan.budget,
+                schedule=plan.schedule.as_dict() if plan.schedule else {},
+                source=plan.source,
+            ),
+            stages=stages,
+            graphs=graphs,
+            links=links,
+            files=writer.files,
+            tools={name: metadata.version(name) for name in _TOOLS},
+        )
+        return writer.finish(manifest)
+
+
+def _graph_modules(
+    family: Family, stages: Iterable[StageSpec], methods: Iterable[str]
+) -> Iterator[GraphModule]:
+    """Yield one graph module at a time, so that only one is in memory."""
+    language = family.language
+    if family.vision is not None:
+        yield family.vision
+    yield language.embed()
+    yield language.raters()
+    for stage in stages:
+        yield language.stage(stage)
+    for method in methods:
+        yield language.prune(method)
+    yield language.head()
+
+
+def _write_graph(
+    graph: GraphModule, opset: int, binder: WeightBinder, writer: BundleWriter
+) -> GraphSpec:
+    model = onnx_from_module(graph, opset)
+    files = binder.bind(model, graph)
+    ir.save(model, writer.graph_path(graph.name))
+    return writer.graph_spec(
+        graph.name,
+        [_tensor_spec(value) for value in model.graph.inputs],
+        [_tensor_spec(value) for value in model.graph.outputs],
+        files,
+    )
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    assert value.name is not None
+    assert value.dtype is not None
+    assert value.shape is not None
+    shape = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
+    return TensorSpec(value.name, str(value.dtype.numpy()), shape)
+
+
+def _model_spec(
+    family: Family, source: Checkpoint, dtype: str, graphs: Mapping[str, GraphSpec]
+) -> ModelSpec:
+    config = family.language.config
+    # The graphs name their weights by content, so this is a hash over all of them.
+    weights = json.dumps({name: spec.weights for name, spec in sorted(graphs.items())})
+    return ModelSpec(
+        source=source.path.resolve().name,
+        model_type=family.model_type,
+        text_model_type=config.model_type,
+        weights_sha256=hashlib.sha256(weights.encode()).hexdigest(),
+        dtype=dtype,
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        max_position=config.max_position,
+        tied_head=config.tied_head,
+    )

@@ -1,0 +1,28 @@
+"""What a family tells the exporter about its models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsevlm_trt.export.graph_module import GraphModule
+from sparsevlm_trt.export.language_graphs import LanguageGraphs
+from sparsevlm_trt.runtime.manifest import VisionSpec
+
+__all__ = ["Family"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model taken apart.
+
+    Attributes:
+        model_type: Hugging Face model_type of the whole.
+        language: The language model's graphs.
+        vision: The vision graph (tower and projector); None for a bare language model.
+        vision_spec: What the runtime must know of the vision tower; None likewise.
+    """
+
+    model_type: str
+    language: LanguageGraphs
+    vision: GraphModule | None = None
+    vision_spec: VisionSpec | None = None

@@ -1,0 +1,210 @@
+"""The graphs of a language model: embed, raters, stages, prune, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from sparsevlm_ops.prune import Pruned, prune_step
+from sparsevlm_ops.raters import rater_mask, rater_scores
+from sparsevlm_trt.export.checkpoint import Checkpoint
+from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
+from sparsevlm_trt.export.decoder_layer import Projection
+from sparsevlm_trt.export.embed_head import Embed, Head
+from sparsevlm_trt.export.graph_module import GraphModule, WeightSource
+from sparsevlm_trt.export.stage import Stage
+from sparsevlm_trt.runtime.manifest import StageSpec
+
+__all__ = ["LanguageGraphs"]
+
+# Sizes of the example tensors: all different, and none of them 1, so that the tracer takes no
+# two dims for one and specialises on none.
+_BATCH, _NEW, _PAST, _RATERS, _VISUAL, _TEXT, _HEADS = 2, 37, 11, 5, 17, 9, 3
+
+_TOKENS = {0: "batch", 1: "seq_len"}
+_BODY_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
+_HEAD_PREFIXES = ("language_model.", "")
+
+
+class LanguageGraphs:
+    """Makes the graph modules of one language model.
+
+    Args:
+        checkpoint: Where the weights are.
+        config: The language model's Hugging Face config.
+        dtype: Model type, float32 or float16.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: PretrainedConfig, dtype: torch.dtype
+    ) -> None:
+        """Read the shape; nothing else yet."""
+        self.checkpoint, self.dtype = checkpoint, dtype
+        tied = not checkpoint.has("lm_head.weight", _HEAD_PREFIXES)
+        self.config = DecoderConfig.from_hf(config, tied_head=tied)
+        self._rotary = rotary_frequencies(config)
+
+    def embed(self) -> GraphModule:
+        """Token ids to embeddings."""
+        source = self.checkpoint.resolve("embed_tokens.weight", _BODY_PREFIXES)
+        return GraphModule(
+            name="embed",
+            module=Embed(self.config, self.dtype),
+            inputs={"input_ids": torch.zeros(_BATCH, _NEW, dtype=torch.int64)},
+            dynamic={"input_ids": _TOKENS},
+            outputs=("inputs_embeds",),
+            output_axes={"inputs_embeds": _TOKENS},
+            weights={"weight": WeightSource(source)},
+        )
+
+    def raters(self) -> GraphModule:
+        """Which text tokens judge the visual ones."""
+        axes = {0: "batch", 1: "num_text"}
+        return GraphModule(
+            name="raters",
+            module=_Raters(),
+            inputs={
+                "visual_embeds": self._hidden(_VISUAL),
+                "text_embeds": self._hidden(_TEXT),
+            },
+            dynamic={"visual_embeds": {0: "batch", 1: "num_visual"}, "text_embeds": axes},
+            outputs=("rater_scores", "rater_mask"),
+            output_axes={"rater_scores": axes, "rater_mask": axes},
+        )
+
+    def stage(self, spec: StageSpec) -> GraphModule:
+        """Decoder layers `[first, stop)`; rater attention too unless the stage is the last."""
+        scores = spec.stop < self.config.num_layers
+        layers = range(spec.first, spec.stop)
+        module = Stage(self.config, layers, self._rotary, self.dtype, scores)
+        kv_size = self.config.num_kv_heads * self.config.head_dim
+        past = torch.zeros(_BATCH, _PAST, kv_size, dtype=self.dtype)
+        past_names = _kv_names("past_key_values", layers)
+        new_names = _kv_names("new_key_values", layers)
+        inputs: dict[str, Tensor | list[Tensor]] = {
+            "hidden_states": self._hidden(_NEW),
+            "position_ids": torch.zeros(_BATCH, _NEW, dtype=torch.int64),
+            "past_lengths": torch.full((_BATCH,), _PAST),
+            "past_key_values": [past] * len(past_names),
+        }
+        dynamic = {
+            "hidden_states": _TOKENS,
+            "position_ids": _TOKENS,
+            "past_lengths": {0: "batch"},
+            "past_key_values": {0: "batch", 1: "past_len"},
+        }
+        outputs = ["last_hidden_state", *new_names]
+        output_axes = dict.fromkeys(outputs, _TOKENS)
+        if scores:
+            inputs["rater_index"] = torch.zeros(_BATCH, _RATERS, dtype=torch.int64)
+            inputs["visual_index"] = torch.zeros(_BATCH, _VISUAL, dtype=torch.int64)
+            dynamic["rater_index"] = {0: "batch", 1: "num_raters"}
+            dynamic["visual_index"] = {0: "batch", 1: "num_visual"}
+            outputs.insert(1, "rater_attention")
+            output_axes["rater_attention"] = {0: "batch", 2: "num_raters", 3: "num_visual"}
+        return GraphModule(
+            name=spec.graph,
+            module=module,
+            inputs=inputs,
+            dynamic=dynamic,
+            outputs=tuple(outputs),
+            output_axes=output_axes,
+            list_names={"past_key_values": past_names},
+            weights=self._sources(module, _BODY_PREFIXES),
+        )
+
+    def prune(self, method: str) -> GraphModule:
+        """The prune step of a method; one graph serves all boundaries and budgets."""
+        attention = torch.rand(_BATCH, _HEADS, _RATERS, _VISUAL)
+        return GraphModule(
+            name=f"prune_{method}",
+            module=_Prune(),
+            inputs={
+                "hidden_states": self._hidden(_NEW),
+                "position_ids": torch.zeros(_BATCH, _NEW, dtype=torch.int64),
+                "rater_attention": attention,
+                "rater_weights": torch.ones(_BATCH, _RATERS),
+                "prefix_length": torch.tensor([4]),
+                "num_kept": torch.tensor([7]),
+            },
+            dynamic={
+                "hidden_states": _TOKENS,
+                "position_ids": _TOKENS,
+                "rater_attention": {
+                    0: "batch",
+                    1: "num_heads",
+                    2: "num_raters",
+                    3: "num_visual",
+                },
+                "rater_weights": {0: "batch", 1: "num_raters"},
+                "prefix_length": {},
+                "num_kept": {},
+            },
+            outputs=Pruned._fields,
+            output_axes={
+                "next_hidden_states": {0: "batch", 1: "next_seq_len"},
+                "next_position_ids": {0: "batch", 1: "next_seq_len"},
+                "visual_scores": {0: "batch", 1: "num_visual"},
+                "kept_index": {0: "batch", 1: "num_kept"},
+                "merge_candidates": {0: "batch", 1: "num_candidates"},
+            },
+        )
+
+    def head(self) -> GraphModule:
+        """Final norm and logits of the last position."""
+        if self.config.tied_head:
+            source = self.checkpoint.resolve("embed_tokens.weight", _BODY_PREFIXES)
+        else:
+            source = self.checkpoint.resolve("lm_head.weight", _HEAD_PREFIXES)
+        norm = self.checkpoint.resolve("norm.weight", _BODY_PREFIXES)
+        return GraphModule(
+            name="head",
+            module=Head(self.config, self.dtype),
+            inputs={"hidden_states": self._hidden(_NEW)[:, 0]},
+            dynamic={"hidden_states": {0: "batch"}},
+            outputs=("logits",),
+            output_axes={"logits": {0: "batch"}},
+            weights={"weight": WeightSource(source), "norm.weight": WeightSource(norm)},
+        )
+
+    def _hidden(self, length: int) -> Tensor:
+        return torch.zeros(_BATCH, length, self.config.hidden_size, dtype=self.dtype)
+
+    def _sources(
+        self, module: nn.Module, prefixes: tuple[str, ...]
+    ) -> dict[str, WeightSource]:
+        transposed = {
+            f"{name}.weight" for name, m in module.named_modules() if isinstance(m, Projection)
+        }
+        return {
+            name: WeightSource(self.checkpoint.resolve(name, prefixes), name in transposed)
+            for name, _ in module.named_parameters()
+        }
+
+
+class _Raters(nn.Module):
+    def forward(self, visual_embeds: Tensor, text_embeds: Tensor) -> tuple[Tensor, Tensor]:
+        scores = rater_scores(visual_embeds, text_embeds)
+        return scores, rater_mask(scores)
+
+
+class _Prune(nn.Module):
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_ids: Tensor,
+        rater_attention: Tensor,
+        rater_weights: Tensor,
+        prefix_length: Tensor,
+        num_kept: Tensor,
+    ) -> Pruned:
+        return prune_step(
+            hidden_states, position_ids, rater_attention, rater_weights, prefix_length, num_kept
+        )
+
+
+def _kv_names(prefix: str, layers: Sequence[int]) -> tuple[str, ...]:
+    return tuple(f"{prefix}.{layer}.{part}" for layer in layers for part in ("key", "value"))

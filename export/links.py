@@ -1,0 +1,39 @@
+"""Which output of a bundle's graphs feeds which input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sparsevlm_trt.runtime.manifest import GraphSpec, Link, StageSpec
+
+__all__ = ["chain_links"]
+
+
+def chain_links(
+    graphs: Mapping[str, GraphSpec], stages: Sequence[StageSpec]
+) -> tuple[Link, ...]:
+    """List the links of a chain.
+
+    At each boundary the hidden states go either through a prune graph or straight on, as the
+    request says; both ways are links. What the host takes apart on the way (image features into
+    the prompt, the last row into the head) is not a link.
+
+    Args:
+        graphs: All graphs of the bundle, by name.
+        stages: The stages in order.
+    """
+    first = stages[0].graph
+    links = [Link("embed.inputs_embeds", f"{first}.hidden_states")]
+    prunes = sorted(name for name in graphs if name.startswith("prune_"))
+    for stage, following in zip(stages, stages[1:], strict=False):
+        links.append(
+            Link(f"{stage.graph}.last_hidden_state", f"{following.graph}.hidden_states")
+        )
+        for prune in prunes:
+            links += [
+                Link(f"{stage.graph}.last_hidden_state", f"{prune}.hidden_states"),
+                Link(f"{stage.graph}.rater_attention", f"{prune}.rater_attention"),
+                Link(f"{prune}.next_hidden_states", f"{following.graph}.hidden_states"),
+                Link(f"{prune}.next_position_ids", f"{following.graph}.position_ids"),
+            ]
+    return tuple(links)

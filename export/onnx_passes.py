@@ -1,0 +1,101 @@
+"""Passes over a traced model: each takes an `onnx_ir.Model` and changes it in place."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx_ir as ir
+
+from sparsevlm_trt.export.graph_module import GraphModule
+from sparsevlm_trt.runtime.errors import ExportError
+
+__all__ = ["check_standard", "name_dims", "name_nodes", "tidy"]
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def tidy(model: ir.Model) -> None:
+    """Drop unused optional outputs: TensorRT takes `Attention` with one output only.
+
+    Ensures: no node ends in an output that nothing reads.
+    """
+    outputs = set(model.graph.outputs)
+    for node in model.graph.all_nodes():
+        num_used = len(node.outputs)
+        while num_used > 1 and _unused(node.outputs[num_used - 1], outputs):
+            num_used -= 1
+        if num_used < len(node.outputs):
+            node.resize_outputs(num_used)
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Name each node by the module it came from, and drop the tracer's own notes.
+
+    The notes hold source paths and stack traces: they would make two exports of one model differ.
+    Ensures: node names are unique, such as `layers.3.self_attn.q_proj/MatMul`.
+    """
+    seen: Counter[str] = Counter()
+    for node in model.graph.all_nodes():
+        name = f"{_scope(node)}/{node.op_type}".lstrip("/")
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.name = "main_graph"
+    model.graph.doc_string = None
+    model.producer_version = None
+
+
+def name_dims(model: ir.Model, graph: GraphModule) -> None:
+    """Write the named axes of a graph module on inputs and outputs.
+
+    Requires: the model's inputs and outputs are those of `graph`, in order.
+    """
+    axes = {**graph.output_axes}
+    for name, dims in graph.dynamic.items():
+        for flat in graph.list_names.get(name, (name,)):
+            axes[flat] = dims
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.name is not None
+        assert value.shape is not None
+        dims = [
+            axes[value.name].get(axis, size if isinstance(size, int) else None)
+            for axis, size in enumerate(value.shape)
+        ]
+        value.shape = ir.Shape(dims)
+
+
+def check_standard(model: ir.Model, graph_name: str) -> None:
+    """Refuse any operator outside the standard ONNX domain.
+
+    Raises:
+        ExportError: Names every foreign operator.
+    """
+    foreign = {
+        f"{node.domain}::{node.op_type}" for node in model.graph.all_nodes() if node.domain
+    }
+    if foreign or model.functions:
+        names = sorted(foreign | {str(key) for key in model.functions})
+        raise ExportError(
+            f"graph {graph_name} | got operators {', '.join(names)} "
+            "| expected standard ONNX operators only | this is a bug of the exporter, report it"
+        )
+
+
+def _unused(value: ir.Value, graph_outputs: set[ir.Value]) -> bool:
+    return not value.uses() and value not in graph_outputs
+
+
+def _scope(node: ir.Node) -> str:
+    scopes = node.metadata_props.get(_SCOPES, "")
+    parts = [part.strip(" []'\"") for part in scopes.split(",")]
+    # The last entry names the aten node itself; the one before it, the module. Nodes that the
+    # tracer made up carry a placeholder there.
+    module = parts[-2] if len(parts) >= 2 else ""
+    return "" if module.startswith("_empty") else module

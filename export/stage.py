@@ -1,0 +1,122 @@
+"""A pruning stage as a module: a run of decoder layers, and the rater rows of the last one.
+
+Dims: B batch, S new tokens, L cache length, H heads, G kv heads, D head size, N hidden size,
+R raters, V visual tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sparsevlm_ops.prune import take_rows
+from sparsevlm_ops.scoring import rater_attention
+from sparsevlm_trt.export.decoder_config import DecoderConfig
+from sparsevlm_trt.export.decoder_layer import DecoderLayer
+
+__all__ = ["Stage", "causal_mask"]
+
+
+class Stage(nn.Module):
+    """Decoder layers `[first, stop)`, with the rater rows of the last one if a prune follows."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        layers: range,
+        rotary: tuple[Tensor, float],
+        dtype: torch.dtype,
+        scores: bool,
+    ) -> None:
+        """Make the layers, named by their number in the model.
+
+        Args:
+            config: The decoder's shape.
+            layers: Layer numbers of this stage.
+            rotary: Inverse frequencies `[D/2]` and the scale of cos and sin.
+            dtype: Model type.
+            scores: Whether rater attention is an output: a prune step follows this stage.
+        """
+        super().__init__()
+        self.config, self.dtype, self.scores = config, dtype, scores
+        self.layers = nn.ModuleDict({str(i): DecoderLayer(config, dtype) for i in layers})
+        self.register_buffer("inv_freq", rotary[0], persistent=False)
+        self.rotary_scale = rotary[1]
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_ids: Tensor,
+        past_lengths: Tensor,
+        past_key_values: list[Tensor],
+        rater_index: Tensor | None = None,
+        visual_index: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Run the stage on new tokens.
+
+        Args:
+            hidden_states: `[B, S, N]`.
+            position_ids: `[B, S]`, int64.
+            past_lengths: Valid cache entries of each row, `[B]`, int64.
+            past_key_values: Key, value of each layer in turn, `[B, L, G*D]`.
+            rater_index: Query rows of the raters, `[B, R]`, int64; only when `scores`.
+            visual_index: Key columns of the visual tokens, `[B, V]`, int64; only when `scores`.
+
+        Returns:
+            Hidden states `[B, S, N]`; rater attention `[B, H, R, V]` float32 when `scores`; then
+            the new key and value of each layer, `[B, S, G*D]`.
+        """
+        num_past = past_key_values[0].shape[1]
+        mask = causal_mask(hidden_states.shape[1], num_past, past_lengths, self.dtype)
+        rotary = self._rotary(position_ids)
+        hidden, new = hidden_states, []
+        query = keys = hidden_states
+        for i, layer in enumerate(self.layers.values()):
+            past = past_key_values[2 * i : 2 * i + 2]
+            hidden, new_key, new_value, query, keys = layer(hidden, rotary, mask, past)
+            new += [new_key, new_value]
+        if not self.scores:
+            return (hidden, *new)
+        assert rater_index is not None
+        assert visual_index is not None
+        return (hidden, self._score(query, keys, mask, rater_index, visual_index), *new)
+
+    def _score(
+        self, query: Tensor, keys: Tensor, mask: Tensor, rater_index: Tensor, visual_index: Tensor
+    ) -> Tensor:
+        batch, num_heads, head_dim = query.shape[0], self.config.num_heads, self.config.head_dim
+        num_raters = rater_index.shape[1]
+        rows = take_rows(query, rater_index).reshape(batch, num_raters, num_heads, head_dim)
+        grouped = keys.reshape(batch, keys.shape[1], self.config.num_kv_heads, head_dim)
+        row_mask = take_rows(mask[:, 0], rater_index)[:, None]  # [B, 1, R, L+S]
+        return rater_attention(
+            rows.transpose(1, 2),
+            grouped.transpose(1, 2),
+            row_mask,
+            visual_index,
+            scale=head_dim**-0.5,
+        )
+
+    def _rotary(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        angles = position_ids[..., None].to(torch.float32) * self.inv_freq  # [B, S, D/2]
+        cos, sin = angles.cos() * self.rotary_scale, angles.sin() * self.rotary_scale
+        return cos.to(self.dtype), sin.to(self.dtype)
+
+
+def causal_mask(num_new: int, num_past: int, past_lengths: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask of new tokens over a cache and themselves.
+
+    Args:
+        num_new: S, new tokens.
+        num_past: L, cache columns.
+        past_lengths: Valid cache columns of each row, `[B]`, int64; the rest is hidden.
+        dtype: Model type.
+
+    Returns:
+        `[B, 1, S, L+S]`: 0 where a token may look, the type's minimum elsewhere.
+    """
+    column = torch.arange(num_past + num_new)[None, None, None, :]
+    row = torch.arange(num_new)[None, None, :, None]
+    in_past = column < past_lengths[:, None, None, None]
+    seen = torch.where(column < num_past, in_past, column - num_past <= row)
+    return torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)
