@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsevlm_ops.methods import Method, get_method
 from sparsevlm_ops.schedule import Schedule
 from sparsevlm_trt.runtime.boundary import Pruning
 from sparsevlm_trt.runtime.errors import InputError, PlanError
 from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
+from sparsevlm_trt.runtime.sampling import Sampler
+from sparsevlm_trt.runtime.stops import StopMatcher
 
 __all__ = ["Options", "Request", "ScheduleLike", "make_request", "plan_pruning"]
+
+_NO_SCHEDULE = "schedule | {} | expected layers and counts | write it like 2:300,6:200,15:110"
 
 ScheduleLike = Schedule | str | Mapping[int, int]
 
@@ -69,6 +75,10 @@ class Request:
     stream: Callable[[str, int], None] | None = None
     keep_logits: bool = True
 
+    def sampler(self) -> Sampler:
+        """Make the sampler of one sequence, at the start of its random stream."""
+        return Sampler(self.temperature, self.top_k, self.top_p, self.seed)
+
 
 def make_request(manifest: Manifest, options: Options) -> Request:
     """Check a caller's options.
@@ -91,23 +101,22 @@ def make_request(manifest: Manifest, options: Options) -> Request:
         schedule=given.pop("schedule", None),
         replay=given.pop("replay", None),
     )
-    stop = given.pop("stop", ())
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    if any(not isinstance(text, str) or not text for text in stop):
-        raise InputError(
-            f"stop | got {list(stop)} | expected texts of at least one character | "
-            "leave empty ones out"
-        )
-    tokens = given.pop("stop_tokens", None)
     request = Request(
         pruning,
-        stop=stop,
-        stop_tokens=None if tokens is None else frozenset(int(token) for token in tokens),
+        stop=StopMatcher.of(given.pop("stop", ())).stops,
+        stop_tokens=_stop_tokens(given.pop("stop_tokens", None)),
         **given,
     )
-    if request.max_new_tokens < 1:
+    request.sampler()  # checks the four options of sampling
+    if not isinstance(request.max_new_tokens, int) or request.max_new_tokens < 1:
         raise InputError(
-            f"max_new_tokens | got {request.max_new_tokens} | expected 1 or more | ask for more"
+            f"max_new_tokens | got {request.max_new_tokens!r} | expected a whole number, 1 or "
+            "more | change it"
+        )
+    if request.stream is not None and not callable(request.stream):
+        raise InputError(
+            f"stream | got {request.stream!r} | expected a function of a text and a token | "
+            "leave it out, or use Session.stream"
         )
     return request
 
@@ -141,7 +150,7 @@ def plan_pruning(
     try:
         kept = _schedule(budget, schedule, manifest)
     except ValueError as error:  # the arithmetic's own sentence is complete
-        raise PlanError(str(error)) from error
+        raise PlanError(f"{error}" if "|" in str(error) else _NO_SCHEDULE.format(error)) from error
     elsewhere = [layer for layer in kept.layers if layer not in plan.boundaries]
     if elsewhere:
         raise PlanError(
@@ -149,8 +158,7 @@ def plan_pruning(
             f"bundle's boundaries: {', '.join(map(str, plan.boundaries)) or 'none'} | "
             "use those, or export with the boundaries you need"
         )
-    scores = None if replay is None else tuple(np.asarray(s, np.float32) for s in replay)
-    return Pruning(chosen, kept, scores)
+    return Pruning(chosen, kept, None if replay is None else _scores(replay))
 
 
 def _method(name: str, plan: PlanSpec) -> Method:
@@ -177,3 +185,24 @@ def _schedule(budget: int | None, schedule: ScheduleLike | None, manifest: Manif
     if isinstance(schedule, str):
         return Schedule.parse(schedule)
     return Schedule.of(schedule)
+
+
+def _scores(replay: Sequence[Any]) -> tuple[NDArray[np.float32], ...]:
+    """Read scores to replay."""
+    try:
+        return tuple(np.asarray(scores, np.float32) for scores in replay)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"replay | {error} | expected arrays of numbers, one for each boundary that prunes | "
+            "take them from a trace"
+        ) from error
+
+
+def _stop_tokens(tokens: Iterable[int] | None) -> frozenset[int] | None:
+    """Read token numbers; None: the model's own."""
+    try:
+        return None if tokens is None else frozenset(operator.index(token) for token in tokens)
+    except TypeError as error:
+        raise InputError(
+            f"stop_tokens | {error} | expected token numbers | use stop= for texts"
+        ) from error

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+
+from sparsevlm_ops.schedule import Schedule
+from sparsevlm_trt.runtime.errors import InputError, PlanError
+from sparsevlm_trt.runtime.request import make_request, plan_pruning
+
+
+def test_the_bundles_plan_is_the_default(manifest):
+    pruning = plan_pruning(manifest)
+    assert pruning.method.name == "sparsevlm"
+    assert pruning.schedule.as_dict() == {1: 7, 3: 4}
+
+
+@pytest.mark.parametrize("schedule", ["3:4", {3: 4}, Schedule.of({3: 4})])
+def test_a_schedule_in_any_form_may_use_some_boundaries(manifest, schedule):
+    assert plan_pruning(manifest, schedule=schedule).schedule == Schedule.of({3: 4})
+
+
+def test_method_none_takes_no_schedule(manifest):
+    assert plan_pruning(manifest, method="none", budget=64).schedule is None
+
+
+def test_a_budget_names_the_boundaries_it_misses(manifest):
+    with pytest.raises(PlanError, match=r"got pruning layers \[2\] .* 1, 3 \|"):
+        plan_pruning(manifest, budget=64)
+
+
+def test_a_budget_of_a_bundle_cut_for_it(make_model):
+    manifest, _ = make_model((2,))
+    assert plan_pruning(manifest, budget=64).schedule.as_dict() == {2: 66}
+
+
+@pytest.mark.parametrize("budget", [0, -1, 65, 10**9])
+def test_unknown_budgets_are_refused_with_the_known_ones(manifest, budget):
+    with pytest.raises(PlanError, match="192, 128, 96, 64"):
+        plan_pruning(manifest, budget=budget)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"schedule": "2:5"}, "boundaries: 1, 3"),
+        ({"schedule": "1:0"}, "count 0"),
+        ({"schedule": "many"}, "LAYER:COUNT"),
+        ({"schedule": {}}, "no pruning layer"),
+        ({"schedule": {"one": 3}}, "schedule"),
+        ({"method": "fastv"}, "sparsevlm, none"),
+        ({"budget": 64, "schedule": "1:3"}, "one of the two"),
+    ],
+)
+def test_plans_that_the_bundle_cannot_follow(manifest, options, words):
+    with pytest.raises(PlanError, match=words):
+        plan_pruning(manifest, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_p": 2.0}, "top_p"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop_tokens": ["x"]}, "stop_tokens"),
+        ({"max_tokens": 3, "do_sample": True}, "do_sample, max_tokens"),
+        ({"replay": [["a"]]}, "replay"),
+        ({"stream": 3}, "stream"),
+    ],
+)
+def test_options_that_cannot_be_used(manifest, options, words):
+    with pytest.raises(InputError, match=words):
+        make_request(manifest, options)
+
+
+def test_one_stop_text_and_stop_tokens_of_any_kind(manifest):
+    request = make_request(manifest, {"stop": "###", "stop_tokens": [2, 2]})
+    assert request.stop == ("###",)
+    assert request.stop_tokens == {2}
+    assert make_request(manifest, {"stop_tokens": ()}).stop_tokens == frozenset()
