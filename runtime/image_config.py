@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from sparsevlm_trt.runtime.errors import BundleError
+from sparsevlm_trt.runtime.processor_files import read_json_object
 
 __all__ = ["PROCESSOR_TYPES", "ImageConfig", "Size"]
 
@@ -116,16 +116,9 @@ class ImageConfig:
             BundleError: Neither is there, or it cannot be followed.
         """
         for name, section in _FILES.items():
-            path = Path(folder, name)
-            if not path.is_file():
-                continue
-            try:
-                config = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise BundleError(
-                    f"{path} | got {error} | expected JSON | export the bundle again"
-                ) from error
-            config = config.get(section) if section and isinstance(config, dict) else config
+            config = read_json_object(folder, name)
+            if config is not None and section is not None:
+                config = config.get(section)
             if isinstance(config, dict):
                 return cls.from_hf(config)
         raise BundleError(

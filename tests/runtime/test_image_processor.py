@@ -29,8 +29,8 @@ PROCESSORS = {
     ),
     "clip_unconverted": CLIPImageProcessorPil(**SMALL, do_convert_rgb=False),
     "clip_as_is": CLIPImageProcessorPil(**SMALL, do_rescale=False, do_normalize=False),
-    "clip_padded": CLIPImageProcessorPil(
-        **SMALL, do_center_crop=False, do_pad=True, pad_size={"height": 3000, "width": 3000}
+    "siglip_padded": SiglipImageProcessorPil(
+        size={"height": 28, "width": 21}, do_pad=True, pad_size={"height": 30, "width": 31}
     ),
     "dinov2": BitImageProcessorPil(**DINOV2),
     "siglip": SiglipImageProcessorPil(size={"height": 28, "width": 21}),
