@@ -80,40 +80,13 @@ class Checkpoint:
             raise _damaged(file, error) from error
         return value
 
-    def shape(self, stored_name: str) -> tuple[int, ...]:
-        """Shape of a stored tensor, without reading it."""
-        file = self._files[stored_name]
-        if file not in self._open:
-            self._open[file] = safe_open(file, framework="pt")
-        return tuple(self._open[file].get_slice(stored_name).get_shape())
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """All tensors whose stored name contains `part`, by stored name."""
+        return {name: self.tensor(name) for name in self.names() if part in name}
 
     def release(self) -> None:
         """Close the mapped files, so that their pages no longer count as ours."""
         self._open.clear()
-
-    def load_into(
-        self, module: torch.nn.Module, prefixes: tuple[str, ...], dtype: torch.dtype
-    ) -> None:
-        """Fill a small module (a vision tower, a projector) with its stored weights.
-
-        Args:
-            module: Module whose parameter names are stored names without a prefix.
-            prefixes: Prefixes to try for each name.
-            dtype: Floating type to convert to.
-
-        Raises:
-            ExportError: A tensor is absent or has another shape.
-        """
-        state: dict[str, Tensor] = {}
-        for name, parameter in module.named_parameters():
-            value = self.tensor(self.resolve(name, prefixes))
-            if value.shape != parameter.shape:
-                raise ExportError(
-                    f"checkpoint {self.path} | tensor {name} is {list(value.shape)} "
-                    f"| expected {list(parameter.shape)} | the config does not fit the weights"
-                )
-            state[name] = value.to(dtype)
-        module.load_state_dict(state, strict=False, assign=True)
 
 
 def _read_config(path: Path) -> PretrainedConfig:

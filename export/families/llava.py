@@ -5,10 +5,14 @@ Source: `LlavaForConditionalGeneration` of transformers; weights of LLaVA-1.5 an
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, LlavaConfig
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers.utils import logging
 
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.families.family import Family
@@ -19,14 +23,7 @@ from sparsevlm_trt.runtime.manifest import VisionSpec
 
 __all__ = ["open_family"]
 
-# Old checkpoints wrap the tower once more (`vision_tower.vision_model.`).
-_TOWER_PREFIXES = (
-    "vision_tower.",
-    "vision_tower.vision_model.",
-    "model.vision_tower.",
-    "model.vision_tower.vision_model.",
-)
-_PROJECTOR_PREFIXES = ("multi_modal_projector.", "model.multi_modal_projector.")
+_PARTS = ("vision_tower", "multi_modal_projector")
 _NUM_IMAGES = 2
 
 
@@ -45,7 +42,7 @@ def open_family(checkpoint: Checkpoint, dtype: torch.dtype) -> Family:
         language=language,
         vision=GraphModule(
             name="vision",
-            module=_VisionTower.load(checkpoint, dtype),
+            module=_load_tower(checkpoint, dtype),
             inputs={"pixel_values": torch.zeros(_NUM_IMAGES, 3, rows, columns)},
             dynamic={"pixel_values": {0: "num_images"}},
             outputs=("image_features",),
@@ -58,31 +55,59 @@ def open_family(checkpoint: Checkpoint, dtype: torch.dtype) -> Family:
 class _VisionTower(nn.Module):
     """Vision tower, feature selection and projector, weights in memory (it is small)."""
 
-    def __init__(self, config: LlavaConfig, dtype: torch.dtype) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, dtype: torch.dtype) -> None:
         super().__init__()
-        self.tower = AutoModel.from_config(config.vision_config, attn_implementation="sdpa")
-        self.projector = LlavaMultiModalProjector(config)
+        config = model.config
+        self.tower = model.model.vision_tower
+        self.projector = model.model.multi_modal_projector
         layer = config.vision_feature_layer
         self.feature_layers = [layer] if isinstance(layer, int) else list(layer)
-        self.drops_class_token = config.vision_feature_select_strategy == "default"
         self.dtype = dtype
-
-    @classmethod
-    def load(cls, checkpoint: Checkpoint, dtype: torch.dtype) -> _VisionTower:
-        tower = cls(checkpoint.config, dtype)
-        checkpoint.load_into(tower.tower, _TOWER_PREFIXES, dtype)
-        checkpoint.load_into(tower.projector, _PROJECTOR_PREFIXES, dtype)
-        checkpoint.release()
-        return tower.eval()
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`[I, 3, h, w]` float32 to `[I, V, N]` of the model's type."""
         states = self.tower(pixel_values.to(self.dtype), output_hidden_states=True).hidden_states
-        chosen = [states[layer] for layer in self.feature_layers]
-        if self.drops_class_token:
-            chosen = [state[:, 1:] for state in chosen]
+        # Strategy "default": patches only, the class token is dropped.
+        chosen = [states[layer][:, 1:] for layer in self.feature_layers]
         features: Tensor = self.projector(torch.cat(chosen, dim=-1))
         return features
+
+
+def _load_tower(checkpoint: Checkpoint, dtype: torch.dtype) -> _VisionTower:
+    """Let transformers load the vision side: it knows every name a tower ever had."""
+    config = copy.deepcopy(checkpoint.config)
+    # The language model shrinks to nothing; its weights are ours to read, one by one.
+    config.text_config.num_hidden_layers = 0
+    config.text_config.vocab_size = config.text_config.intermediate_size = 1
+    config.text_config.pad_token_id = config.text_config.layer_types = None
+    weights = {name: value for part in _PARTS for name, value in checkpoint.tensors(part).items()}
+    with _silence():
+        model, report = LlavaForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+        )
+    absent = [n for n in sorted(report["missing_keys"]) if any(part in n for part in _PARTS)]
+    problems = [f"no tensor {name}" for name in absent]
+    problems += [f"{name} is {list(got)}" for name, got, _ in sorted(report["mismatched_keys"])]
+    if problems:
+        raise ExportError(
+            f"checkpoint {checkpoint.path} | {'; '.join(problems)} "
+            "| expected the vision tower of config.json | the config does not fit the weights"
+        )
+    return _VisionTower(model, dtype).eval()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep transformers' load report, which mourns the language model, off the terminal."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _vision_spec(config: LlavaConfig) -> VisionSpec:
