@@ -1,1 +1,8 @@
 """Run a bundle: all that a deploy box needs, without PyTorch."""
+
+from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.generation import Result
+from sparsevlm_trt.runtime.session import Session
+from sparsevlm_trt.runtime.trace import StageTrace, Trace
+
+__all__ = ["Bundle", "Result", "Session", "StageTrace", "Trace"]

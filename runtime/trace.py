@@ -56,7 +56,7 @@ class Trace:
         cache_lengths: Entries remembered by each stage at the end.
         kv_bytes: Bytes of keys and values in use at the end, each stage, all rows of a batch.
         timings_ms: (step, milliseconds) of all that came before the first token, in order:
-            image preprocessing, then each graph.
+            tokenizing and image preprocessing, then each graph.
         prefill_ms: From the model's inputs (pixels, token ids) to the first logits.
         decode_ms: Each decode step, from its token to the next logits.
         host_prefill_ms: The part of `prefill_ms` outside the graphs.
@@ -84,7 +84,7 @@ class Trace:
 
     @property
     def host_ms(self) -> float:
-        """Time outside the graphs, prefill and decode steps, without image preprocessing."""
+        """Time outside the graphs, prefill and decode steps, without preprocessing."""
         return self.host_prefill_ms + sum(self.host_decode_ms)
 
 
@@ -94,14 +94,22 @@ class Clock:
 
     Attributes:
         steps: (step, milliseconds) of each graph since the last `lap`.
+        aside: (step, milliseconds) of what counts for no phase: the work before the model.
     """
 
     steps: list[tuple[str, float]] = field(default_factory=list)
+    aside: list[tuple[str, float]] = field(default_factory=list)
     _start: float = field(default_factory=time.perf_counter)
 
     def add(self, step: str, started: float) -> None:
         """Record a step that began at `time.perf_counter()` value `started`."""
         self.steps.append((step, (time.perf_counter() - started) * 1e3))
+
+    def set_aside(self, step: str, started: float) -> None:
+        """Record a step that began at `started`, and take its time out of the phase."""
+        elapsed = time.perf_counter() - started
+        self.aside.append((step, elapsed * 1e3))
+        self._start += elapsed
 
     def lap(self) -> tuple[float, float]:
         """End a phase: return its wall and host milliseconds, and begin the next one."""

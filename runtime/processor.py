@@ -1,0 +1,95 @@
+"""The `processor/` folder of a bundle: text, pixels, stop tokens, each opened when first used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.errors import BundleError, InputError
+
+if TYPE_CHECKING:  # tokenizers, jinja2 and Pillow take time that arrays do not need
+    from sparsevlm_trt.runtime.chat import ChatTemplate
+    from sparsevlm_trt.runtime.image_processor import ImageProcessor
+    from sparsevlm_trt.runtime.tokenizer import Tokenizer
+
+__all__ = ["Processor"]
+
+
+class Processor:
+    """What turns text and images into a model's inputs, and tokens into text."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Take a bundle; nothing is read yet."""
+        self._bundle = bundle
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer; None where the bundle has none."""
+        if not self._bundle.has_file("processor/tokenizer.json"):
+            return None
+        from sparsevlm_trt.runtime.tokenizer import Tokenizer
+
+        return Tokenizer.open(self._bundle.processor)
+
+    @cached_property
+    def chat(self) -> ChatTemplate | None:
+        """The chat template; None where the bundle has none."""
+        from sparsevlm_trt.runtime.chat import ChatTemplate
+
+        return ChatTemplate.open(self._bundle.processor)
+
+    @cached_property
+    def images(self) -> ImageProcessor:
+        """The image processor."""
+        from sparsevlm_trt.runtime.image_processor import ImageProcessor
+
+        return ImageProcessor.open(self._bundle.processor)
+
+    @cached_property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer: the generation config's, else the tokenizer's own."""
+        name = "processor/generation_config.json"
+        if self._bundle.has_file(name):
+            path = self._bundle.file(name)
+            try:
+                found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+                listed = found if isinstance(found, list) else [found]
+                if found is not None:
+                    return frozenset(int(token) for token in listed)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise BundleError(
+                    f"{path} | {error} | expected eos_token_id, a token or a list of them | "
+                    "export the bundle again"
+                ) from error
+        if self.tokenizer is None or "eos_token" not in self.tokenizer.special_tokens:
+            return frozenset()
+        return frozenset([self.tokenizer.token_id(self.tokenizer.special_tokens["eos_token"])])
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Turn a conversation into a prompt.
+
+        Raises:
+            InputError: The bundle has no chat template, or it refuses the messages.
+        """
+        if self.chat is None:
+            raise InputError(
+                f"messages | got {len(messages)} | expected a prompt: bundle {self._bundle.path} "
+                "has no chat template | give prompt= in the model's own format"
+            )
+        return self.chat.render(messages)
+
+    def encode(self, text: str) -> list[int]:
+        """Turn a text into token ids.
+
+        Raises:
+            InputError: The bundle has no tokenizer, or this is no text.
+        """
+        if self.tokenizer is None:
+            raise InputError(
+                f"prompt | got a text | expected embeddings: bundle {self._bundle.path} has no "
+                "tokenizer | call generate_from_embeds, or export from a checkpoint with one"
+            )
+        return self.tokenizer.encode(text)

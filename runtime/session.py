@@ -1,0 +1,259 @@
+"""A bundle, a runner, and what a program calls: images and text in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.chain import Chain
+from sparsevlm_trt.runtime.errors import InputError
+from sparsevlm_trt.runtime.generation import Event, Result, drain, generate, pieces
+from sparsevlm_trt.runtime.processor import Processor
+from sparsevlm_trt.runtime.prompt import Messages, Prompt, prompt_from_embeds, prompt_from_text
+from sparsevlm_trt.runtime.request import Options, Request, make_request
+from sparsevlm_trt.runtime.runner import Array, Runner, open_runner
+from sparsevlm_trt.runtime.trace import Clock
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Answers prompts with one bundle on one runner.
+
+    Calls do not share anything but the graphs, so threads may share a session.
+
+    Attributes:
+        bundle: The bundle.
+        runner: The engine that runs its graphs.
+        processor: Its tokenizer, chat template and image processor, opened when first used.
+        chain: The stages and prune steps on arrays.
+    """
+
+    def __init__(self, bundle: Bundle, runner: Runner) -> None:
+        """Take an opened bundle, and a runner that has loaded its graphs."""
+        self.bundle = bundle
+        self.runner = runner
+        self.processor = Processor(bundle)
+        self.chain = Chain(bundle.manifest, runner)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        runner: str = "onnxruntime",
+        *,
+        verify: bool = True,
+        **runner_options: Any,
+    ) -> Session:
+        """Open a bundle and load its graphs.
+
+        Args:
+            path: The bundle's folder.
+            runner: Name of an engine.
+            verify: Whether to hash every file first.
+            runner_options: What the engine takes, e.g. `providers=["CUDAExecutionProvider"]` or
+                `threads=4`.
+
+        Raises:
+            BundleError: The bundle is missing, incomplete or altered.
+            RunnerError: The engine is unknown, not installed, or cannot load a graph.
+        """
+        engine = open_runner(runner, **runner_options)
+        try:
+            bundle = Bundle.open(path, verify=verify)
+            engine.load(bundle, list(bundle.manifest.graphs))
+        except BaseException:
+            engine.close()
+            raise
+        return cls(bundle, engine)
+
+    def generate(
+        self,
+        *,
+        images: Any = None,
+        prompt: str | None = None,
+        messages: Messages | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Answer one prompt.
+
+        Args:
+            images: One image or a sequence of them: paths, Pillow images or uint8 arrays.
+            prompt: Used as it is, with one image placeholder for each image.
+            messages: A conversation for the chat template, in place of a prompt.
+            options: See `Options`.
+
+        Raises:
+            InputError: The prompt, an image or an option cannot be used.
+            PlanError: The bundle cannot follow the method, budget or schedule.
+            RunnerError: A graph failed.
+        """
+        request = make_request(self.bundle.manifest, options)
+        clock = Clock()
+        read = self._read(clock, images=images, prompt=prompt, messages=messages)
+        return drain(self._events(request, read, clock), request.stream)[0]
+
+    def stream(
+        self,
+        *,
+        images: Any = None,
+        prompt: str | None = None,
+        messages: Messages | None = None,
+        **options: Unpack[Options],
+    ) -> Generator[str, None, Result]:
+        """Answer one prompt piece by piece; see `generate`.
+
+        Nothing is checked or run before the first piece is asked for.
+
+        Yields:
+            Pieces of the text, none empty; joined they are `Result.text`.
+
+        Returns:
+            The result, as the value of `yield from` or of `StopIteration`.
+        """
+        request = make_request(self.bundle.manifest, options)
+        clock = Clock()
+        read = self._read(clock, images=images, prompt=prompt, messages=messages)
+        results = yield from pieces(self._events(request, read, clock), request.stream)
+        return results[0]
+
+    def generate_from_embeds(
+        self,
+        inputs_embeds: Array,
+        *,
+        prefix_length: int,
+        num_visual: int,
+        **options: Unpack[Options],
+    ) -> Result | list[Result]:
+        """Answer a prompt given as embeddings.
+
+        Args:
+            inputs_embeds: `[S, N]`, or `[B, S, N]` for a batch of equal layout; any float type.
+            prefix_length: Tokens before the visual block.
+            num_visual: Tokens of the visual block, 0 for none.
+            options: See `Options`.
+
+        Returns:
+            A result for `[S, N]`, a list of them for `[B, S, N]`.
+
+        Raises:
+            InputError: The embeddings, the layout or an option cannot be used.
+            PlanError: The bundle cannot follow the method, budget or schedule.
+            RunnerError: A graph failed.
+        """
+        manifest = self.bundle.manifest
+        request = make_request(manifest, options)
+        clock = Clock()
+        one = isinstance(inputs_embeds, np.ndarray) and inputs_embeds.ndim == 2
+        embeds = inputs_embeds[None] if one else inputs_embeds
+        read = prompt_from_embeds(self.chain, manifest, embeds, prefix_length, num_visual)
+        _refuse_stream(request, len(read.embeds))
+        results = drain(self._events(request, read, clock), request.stream)
+        return results[0] if one else results
+
+    def generate_batch(
+        self, prompts: Sequence[Mapping[str, Any]], **options: Unpack[Options]
+    ) -> list[Result]:
+        """Answer several prompts of equal layout at once.
+
+        Args:
+            prompts: The `images`, `prompt` or `messages` of each, as `generate` takes them.
+            options: See `Options`; the same for all.
+
+        Raises:
+            InputError: As `generate`, or prompts of different layouts.
+            PlanError: As `generate`.
+            RunnerError: As `generate`.
+        """
+        request = make_request(self.bundle.manifest, options)
+        _refuse_stream(request, len(prompts))
+        clock = Clock()
+        read = [self._read(clock, **_parts(prompt)) for prompt in prompts]
+        layouts = {prompt.layout for prompt in read}
+        if len(layouts) != 1:
+            spelled = ", ".join(
+                f"{layout.prefix}+{layout.num_visual}+{layout.num_text}"
+                for layout in sorted(layouts, key=lambda layout: layout.length)
+            )
+            raise InputError(
+                f"batch | got layouts (before+visual+after) {spelled or 'of no prompt'} | "
+                "expected the same for all prompts | call generate for each"
+            )
+        embeds = np.concatenate([prompt.embeds for prompt in read])
+        together = Prompt(embeds, read[0].layout)
+        return drain(self._events(request, together, clock), None)
+
+    def close(self) -> None:
+        """Free the graphs; a second call does nothing."""
+        self.runner.close()
+
+    def __enter__(self) -> Session:
+        """Return the session itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _read(
+        self, clock: Clock, *, images: Any, prompt: str | None, messages: Messages | None
+    ) -> Prompt:
+        """Turn text and images into embeddings."""
+        return prompt_from_text(
+            self.chain,
+            self.bundle.manifest,
+            self.processor,
+            clock,
+            images=images,
+            prompt=prompt,
+            messages=messages,
+        )
+
+    def _events(
+        self, request: Request, prompt: Prompt, clock: Clock
+    ) -> Generator[Event, None, list[Result]]:
+        """Generate from a prompt that was read."""
+        return generate(
+            self.chain,
+            self.bundle.manifest,
+            request,
+            prompt.embeds,
+            prompt.layout,
+            tokenizer=self.processor.tokenizer,
+            stop_tokens=self.processor.stop_tokens,
+            clock=clock,
+        )
+
+
+def _parts(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """Read one prompt of a batch."""
+    names = ("images", "prompt", "messages")
+    unknown = sorted(set(prompt) - set(names))
+    if unknown:
+        raise InputError(
+            f"batch | got {', '.join(unknown)} in a prompt | expected of: {', '.join(names)} | "
+            "give options once, for all prompts"
+        )
+    return {name: prompt.get(name) for name in names}
+
+
+def _refuse_stream(request: Request, rows: int) -> None:
+    """Refuse to stream several answers through one function: it could not tell them apart."""
+    if request.stream is not None and rows != 1:
+        raise InputError(
+            f"stream | got a batch of {rows} | expected one prompt | leave stream out, or call "
+            "generate for each"
+        )
