@@ -219,12 +219,12 @@ def pieces(
 def drain(events: Generator[Event, None, list[Result]], stream: Stream | None) -> list[Result]:
     """Run to the end; see `pieces`."""
     running = pieces(events, stream)
-    while True:
-        try:
+    try:
+        while True:
             next(running)
-        except StopIteration as done:
-            results: list[Result] = done.value
-            return results
+    except StopIteration as done:
+        results: list[Result] = done.value
+        return results
 
 
 def _limit(layout: Layout, manifest: Manifest, request: Request) -> int:

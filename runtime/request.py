@@ -79,6 +79,18 @@ class Request:
         """Make the sampler of one sequence, at the start of its random stream."""
         return Sampler(self.temperature, self.top_k, self.top_p, self.seed)
 
+    def check_rows(self, rows: int) -> None:
+        """Refuse to stream several answers through one function: it could not tell them apart.
+
+        Raises:
+            InputError: The request streams, and there are several rows.
+        """
+        if self.stream is not None and rows != 1:
+            raise InputError(
+                f"stream | got a batch of {rows} | expected one prompt | leave stream out, or "
+                "call generate for each"
+            )
+
 
 def make_request(manifest: Manifest, options: Options) -> Request:
     """Check a caller's options.

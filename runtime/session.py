@@ -155,7 +155,7 @@ class Session:
         one = isinstance(inputs_embeds, np.ndarray) and inputs_embeds.ndim == 2
         embeds = inputs_embeds[None] if one else inputs_embeds
         read = prompt_from_embeds(self.chain, manifest, embeds, prefix_length, num_visual)
-        _refuse_stream(request, len(read.embeds))
+        request.check_rows(len(read.embeds))
         results = drain(self._events(request, read, clock), request.stream)
         return results[0] if one else results
 
@@ -174,7 +174,7 @@ class Session:
             RunnerError: As `generate`.
         """
         request = make_request(self.bundle.manifest, options)
-        _refuse_stream(request, len(prompts))
+        request.check_rows(len(prompts))
         clock = Clock()
         read = [self._read(clock, **_parts(prompt)) for prompt in prompts]
         layouts = {prompt.layout for prompt in read}
@@ -248,12 +248,3 @@ def _parts(prompt: Mapping[str, Any]) -> dict[str, Any]:
             "give options once, for all prompts"
         )
     return {name: prompt.get(name) for name in names}
-
-
-def _refuse_stream(request: Request, rows: int) -> None:
-    """Refuse to stream several answers through one function: it could not tell them apart."""
-    if request.stream is not None and rows != 1:
-        raise InputError(
-            f"stream | got a batch of {rows} | expected one prompt | leave stream out, or call "
-            "generate for each"
-        )
