@@ -110,13 +110,13 @@ class Sampler:
 
 def _nucleus(scores: NDArray[np.float32], top_p: float) -> NDArray[np.bool_]:
     """Mark the fewest likeliest tokens that reach `top_p`, at least one; `[vocab]`, bool."""
-    descending = np.argsort(-scores, kind="stable")  # ties: the lower id counts as likelier
-    ascending = descending[::-1]
+    left = np.flatnonzero(scores > -np.inf)  # after top-k, few: sorting all would take longest
+    ascending = left[np.argsort(-scores[left], kind="stable")[::-1]]  # ties: lower ids likelier
     # Summed upwards from the least likely, in float64 and then rounded, as torch.cumsum does.
-    below = np.cumsum(_softmax(scores)[ascending], dtype=np.float64).astype(np.float32)
-    kept = np.empty(scores.size, dtype=np.bool_)
+    below = np.cumsum(_softmax(scores[ascending]), dtype=np.float64).astype(np.float32)
+    kept = np.zeros(scores.size, dtype=np.bool_)
     kept[ascending] = below > np.float32(1 - top_p)
-    kept[descending[0]] = True
+    kept[ascending[-1]] = True
     return kept
 
 

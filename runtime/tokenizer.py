@@ -33,7 +33,8 @@ class Tokenizer:
         """Read a bundle's `processor/` folder.
 
         Args:
-            folder: Holds `tokenizer.json`, and usually `tokenizer_config.json`.
+            folder: Holds `tokenizer.json`, and usually `tokenizer_config.json`. The first is taken
+                at its word, whatever `tokenizer_class` the second names.
 
         Raises:
             BundleError: `tokenizer.json` is missing, or a file is broken.

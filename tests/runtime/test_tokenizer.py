@@ -161,6 +161,22 @@ def test_any_byte_fallback_ids_stream(pairs, data):
         assert stream(ours, ids) == whole
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_class_that_transformers_rebuilds_is_equal_once_saved(tmp_path, legacy):
+    # transformers 5 takes only vocabulary and merges of a LlamaTokenizer's tokenizer.json and
+    # builds the rest anew; what it then saves is what it does.
+    backend, files = metaspace()
+    files["tokenizer_config.json"] |= {"tokenizer_class": "LlamaTokenizer", "legacy": legacy}
+    _, theirs = save(tmp_path, backend, files)
+    theirs.save_pretrained(tmp_path / "saved")
+    ours = Tokenizer.open(tmp_path / "saved")
+    assert ours.special_tokens == theirs.special_tokens_map
+    for text in TEXTS:
+        expected = theirs(text, add_special_tokens=not text.startswith("<s>"))["input_ids"]
+        assert ours.encode(text) == expected
+        assert stream(ours, expected) == theirs.decode(expected, skip_special_tokens=True)
+
+
 def stream(tokenizer, ids):
     decoder = tokenizer.incremental()
     pieces = [decoder.feed(token) for token in ids]
