@@ -81,14 +81,16 @@ class LanguageGraphs:
         layers = range(spec.first, spec.stop)
         module = Stage(self.config, layers, self._rotary, self.dtype, scores)
         kv_size = self.config.num_kv_heads * self.config.head_dim
-        past = torch.zeros(_BATCH, _PAST, kv_size, dtype=self.dtype)
         past_names = _kv_names("past_key_values", layers)
         new_names = _kv_names("new_key_values", layers)
         inputs: dict[str, Tensor | list[Tensor]] = {
             "hidden_states": self._hidden(_NEW),
             "position_ids": torch.zeros(_BATCH, _NEW, dtype=torch.int64),
             "past_lengths": torch.full((_BATCH,), _PAST),
-            "past_key_values": [past] * len(past_names),
+            # One tensor each: the tracer takes the same tensor twice for one input.
+            "past_key_values": [
+                torch.zeros(_BATCH, _PAST, kv_size, dtype=self.dtype) for _ in past_names
+            ],
         }
         dynamic = {
             "hidden_states": _TOKENS,

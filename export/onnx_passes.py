@@ -15,12 +15,15 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def tidy(model: ir.Model) -> None:
-    """Drop unused optional outputs: TensorRT takes `Attention` with one output only.
+    """Drop the unused outputs of `Attention`: TensorRT takes it with one output only.
 
-    Ensures: no node ends in an output that nothing reads.
+    Other operators keep theirs; TensorRT wants `TopK` with both.
+    Ensures: no `Attention` ends in an output that nothing reads.
     """
     outputs = set(model.graph.outputs)
     for node in model.graph.all_nodes():
+        if node.op_type != "Attention":
+            continue
         num_used = len(node.outputs)
         while num_used > 1 and _unused(node.outputs[num_used - 1], outputs):
             num_used -= 1
