@@ -43,11 +43,11 @@ class SpecialTokens:
         Source: transformers 5.23 `PreTrainedTokenizerBase._from_pretrained`.
         """
         config = read_json_object(folder, "tokenizer_config.json") or {}
-        decoder = config.get("added_tokens_decoder")
-        if decoder is None:
-            config = config | (read_json_object(folder, "special_tokens_map.json") or {})
+        older: dict[str, Any] = {}
+        if "added_tokens_decoder" not in config:
+            older = read_json_object(folder, "special_tokens_map.json") or {}
         try:
-            return cls._from_config(config, decoder or {})
+            return cls._from_configs(config, older)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BundleError(
                 f"{Path(folder, 'tokenizer_config.json')} | got special tokens that cannot be "
@@ -56,19 +56,26 @@ class SpecialTokens:
             ) from error
 
     @classmethod
-    def _from_config(cls, config: dict[str, Any], decoder: dict[str, Any]) -> SpecialTokens:
+    def _from_configs(cls, config: dict[str, Any], older: dict[str, Any]) -> SpecialTokens:
+        decoder = config.get("added_tokens_decoder") or {}
         by_id = sorted(decoder.items(), key=lambda item: int(item[0]))
         declared = {token.content: token for token in (_token(value) for _, value in by_id)}
-        extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
+        merged = config | older
         own = [
             name
-            for name, value in config.items()
+            for name, value in merged.items()
             if name.endswith("_token") and name not in _STANDARD and isinstance(value, (str, dict))
         ]
-        values = {name: config[name] for name in (*_STANDARD, *own) if config.get(name)}
-        if isinstance(extra, dict):
-            values |= extra
-            extra = ()
+        values = {name: merged[name] for name in (*_STANDARD, *own) if merged.get(name)}
+        extra: list[Any] = []
+        for given in (_extra(config), older.get("extra_special_tokens") or []):
+            if isinstance(given, dict):
+                values |= given
+                extra = []  # transformers lets names replace an older list
+            else:
+                extra += given
+        # transformers reads this key of the older file only where nothing else gave a list.
+        extra = extra or older.get("additional_special_tokens") or []
         named = {name: _token(value) for name, value in values.items()}
         others = [*named.values(), *map(_token, extra)]
         return cls(
@@ -76,6 +83,10 @@ class SpecialTokens:
             declared=tuple(declared.values()),
             others=tuple(declared.get(token.content, token) for token in others),
         )
+
+
+def _extra(config: dict[str, Any]) -> Any:
+    return config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
 
 
 def _token(value: str | dict[str, Any]) -> AddedToken:
