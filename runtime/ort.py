@@ -19,6 +19,8 @@ __all__ = ["OnnxRuntimeRunner"]
 # (28 small outputs: 57 us copied, 128 us bound; ONNX Runtime 1.32).
 _BIND_BYTES = 1 << 20
 
+_MESSAGE_LENGTH = 300  # characters
+
 _PACKAGES = {
     "CUDAExecutionProvider": "onnxruntime-gpu",
     "TensorrtExecutionProvider": "onnxruntime-gpu and TensorRT",
@@ -85,7 +87,7 @@ class OnnxRuntimeRunner:
                 )
             except Exception as error:  # ONNX Runtime's own classes share no public base
                 raise RunnerError(
-                    f"graph {graph} | {_first_line(error)} | expected a graph that ONNX Runtime "
+                    f"graph {graph} | {_brief(error)} | expected a graph that ONNX Runtime "
                     f"{self._ort.__version__} loads | export again, or update onnxruntime"
                 ) from error
             self._sessions[graph] = session
@@ -117,7 +119,7 @@ class OnnxRuntimeRunner:
             shapes = {name: list(array.shape) for name, array in inputs.items()}
             small = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:6])
             raise RunnerError(
-                f"graph {graph} | {_first_line(error)} | got {small} | check the bundle with "
+                f"graph {graph} | {_brief(error)} | got {small} | check the bundle with "
                 "its parity report"
             ) from error
         return outputs
@@ -212,6 +214,6 @@ def _check_place(graph: str, name: str, output: Array, place: Array) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
-    """Return an exception's first line: the engine adds stack traces."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _brief(error: Exception) -> str:
+    """Return an exception's message on one line, cut: the engine adds stack traces."""
+    return " ".join(str(error).split())[:_MESSAGE_LENGTH] or type(error).__name__

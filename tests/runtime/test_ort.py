@@ -1,0 +1,180 @@
+"""ONNX Runtime behind the Runner protocol, on graphs of a few nodes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from sparsevlm_trt.runtime import ort
+from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.errors import RunnerError
+from sparsevlm_trt.runtime.manifest import GraphSpec
+from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
+from sparsevlm_trt.runtime.runner import Runner, open_runner
+
+WIDTH = 8
+
+
+def save_double(path, dtype=TensorProto.FLOAT):
+    """`new = 2 x`, `all = past ++ new`: one output of known shape, one that grows."""
+    shape = ["batch", "seq_len", WIDTH]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["x", "x"], ["new"]),
+            helper.make_node("Concat", ["past", "new"], ["all"], axis=1),
+        ],
+        "double",
+        [
+            helper.make_tensor_value_info("x", dtype, shape),
+            helper.make_tensor_value_info("past", dtype, ["batch", "past_len", WIDTH]),
+        ],
+        [
+            helper.make_tensor_value_info("new", dtype, shape),
+            helper.make_tensor_value_info("all", dtype, ["batch", "all_len", WIDTH]),
+        ],
+    )
+    opset = [helper.make_opsetid("", 21)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+
+
+@pytest.fixture
+def bundle(tmp_path, make_model):
+    manifest, _ = make_model()
+    for name, dtype in (("double", TensorProto.FLOAT), ("double_half", TensorProto.FLOAT16)):
+        save_double(tmp_path / f"{name}.onnx", dtype)
+        manifest.graphs[name] = GraphSpec(f"{name}.onnx", "0" * 64, 0, (), (), ())
+    (tmp_path / "broken.onnx").write_bytes(b"not a graph")
+    manifest.graphs["broken"] = GraphSpec("broken.onnx", "0" * 64, 0, (), (), ())
+    return Bundle(tmp_path, manifest)
+
+
+@pytest.fixture
+def runner(bundle):
+    with OnnxRuntimeRunner() as opened:
+        opened.load(bundle, ["double", "double_half"])
+        yield opened
+
+
+def inputs(seq_len, past_len, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    return {
+        "x": rng.normal(size=(1, seq_len, WIDTH)).astype(dtype),
+        "past": rng.normal(size=(1, past_len, WIDTH)).astype(dtype),
+    }
+
+
+def test_it_is_a_runner(runner):
+    assert isinstance(runner, Runner)
+    assert (runner.name, runner.device) == ("onnxruntime", "cpu")
+
+
+# Below 1 MiB outputs are copied into place, from there on bound: both must look the same.
+@pytest.mark.parametrize("seq_len", [1, 50_000])
+@pytest.mark.parametrize("past_len", [0, 3])
+def test_outputs_are_written_where_asked_and_nowhere_else(runner, seq_len, past_len):
+    given = inputs(seq_len, past_len)
+    buffer = np.full((1, seq_len + 2, WIDTH), 7, np.float32)
+    place = buffer[:, 1:-1]
+    out = runner.run("double", given, {"new": place})
+    assert out["new"] is place
+    assert np.array_equal(place, 2 * given["x"])
+    assert (buffer[:, [0, -1]] == 7).all()
+    assert np.array_equal(out["all"], np.concatenate([given["past"], place], axis=1))
+
+
+def test_half_precision(runner):
+    given = inputs(2, 1, np.float16)
+    assert runner.run("double_half", given)["new"].dtype == np.float16
+
+
+def test_a_buffers_used_part_is_an_input_as_it_lies(runner):
+    cache = np.zeros((1, 9, WIDTH), np.float32)
+    cache[:, :4] = 1
+    given = {"x": np.ones((1, 1, WIDTH), np.float32), "past": cache[:, :4]}
+    assert runner.run("double", given)["all"].sum() == (4 + 2) * WIDTH
+
+
+@pytest.mark.parametrize("seq_len", [1, 50_000])
+def test_a_place_of_another_shape_is_refused(runner, seq_len):
+    place = np.empty((1, seq_len + 1, WIDTH), np.float32)
+    with pytest.raises(RunnerError, match="double"):
+        runner.run("double", inputs(seq_len, 0), {"new": place})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"x": np.ones((1, 1, WIDTH), np.float32)}, "past"),
+        ({**inputs(1, 0), "x": np.ones((1, 1, WIDTH + 1), np.float32)}, "Got: 9"),
+        ({**inputs(1, 0), "x": np.ones((1, 1, WIDTH), np.int64)}, "int64"),
+    ],
+)
+def test_inputs_that_do_not_fit_name_the_graph(runner, given, words):
+    with pytest.raises(RunnerError, match=rf"graph double \|.*{words}"):
+        runner.run("double", given)
+
+
+def test_graphs_that_are_not_there_or_broken(runner, bundle):
+    with pytest.raises(RunnerError, match=r"graph head .* double, double_half"):
+        runner.run("head", {})
+    with pytest.raises(RunnerError, match="graph broken"):
+        runner.load(bundle, ["broken"])
+    runner.close()
+    with pytest.raises(RunnerError, match="expected one of: none"):
+        runner.run("double", inputs(1, 0))
+
+
+def test_a_provider_that_is_not_there_names_those_that_are():
+    with pytest.raises(RunnerError, match=r"CPUExecutionProvider.* install .*onnx"):
+        OnnxRuntimeRunner(providers=["NoSuchExecutionProvider"])
+
+
+def test_a_missing_cuda_says_what_to_install(monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(RunnerError, match="install onnxruntime-gpu"):
+        open_runner("onnxruntime", providers=["CUDAExecutionProvider"])
+
+
+def test_a_missing_onnxruntime_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RunnerError, match="pip install onnxruntime"):
+        open_runner("onnxruntime")
+
+
+def test_unknown_runners_and_options_name_the_known():
+    with pytest.raises(RunnerError, match="expected one of: onnxruntime"):
+        open_runner("tensorflow")
+    with pytest.raises(RunnerError, match="colour"):
+        open_runner("onnxruntime", colour="red")
+
+
+def test_the_pool_is_made_once_and_shared(monkeypatch):
+    made = []
+
+    class Library:
+        @staticmethod
+        def set_global_thread_pool_sizes(intra, inter):
+            made.append((intra, inter))
+
+    monkeypatch.setattr(ort, "_pool_threads", None)
+    ort._share_pool(Library, 3)
+    ort._share_pool(Library, 3)
+    ort._share_pool(Library, None)
+    assert made == [(3, 1)]
+    with pytest.raises(RunnerError, match=r"threads=4 .* expected 3"):
+        ort._share_pool(Library, 4)
+    with pytest.raises(RunnerError, match="threads=0"):
+        ort._share_pool(Library, 0)
+
+
+def test_importing_the_runtime_loads_no_engine():
+    heavy = "{'onnxruntime', 'onnx', 'torch', 'transformers', 'tokenizers', 'jinja2', 'PIL'}"
+    code = f"import sys, sparsevlm_trt.runtime; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
