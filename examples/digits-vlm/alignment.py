@@ -18,6 +18,8 @@ MIN_COVER = 0.25  # share of a patch that a digit's box must cover to name the p
 BACKGROUND_SHARE = 0.25  # of the empty patches, to keep the classes in balance
 BATCH_PATCHES = 2048
 PEAK_RATE = 1e-3
+NAMING_WEIGHT = 0.2  # of the cross entropies beside the regression
+SHARPNESS = 8.0  # logit of a word that a patch says exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,25 @@ def fold_in_standardisation(projector: nn.Module, features: Tensor) -> None:
         projector.linear_1.bias.sub_(projector.linear_1.weight @ mean)
 
 
+def naming_losses(said: Tensor, patches: PatchSet, words: WordVectors) -> list[Tensor]:
+    """Return the cross entropy of each patch's words against the others of their kind.
+
+    Words of one kind lie close together; regression alone leaves them hard to tell apart.
+    """
+    losses = []
+    for vectors, labels in (
+        (words.digits, patches.digits),
+        (words.colors, patches.colors),
+        (words.places, patches.cells),
+    ):
+        apart = vectors - vectors.mean(0)
+        logits = said @ apart.T * (SHARPNESS / apart.square().sum(1).mean())
+        losses.append(nn.functional.cross_entropy(logits, labels, ignore_index=-1))
+    return losses
+
+
 def fit(projector: nn.Module, patches: PatchSet, words: WordVectors, epochs: int) -> float:
-    """Regress the projector onto the words; return the last loss, relative to the targets."""
+    """Regress the projector onto the words; return the last loss."""
     optimizer = torch.optim.AdamW(projector.parameters(), weight_decay=0.0)
     steps = epochs * (len(patches.digits) // BATCH_PATCHES)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, steps, pct_start=0.1)
@@ -130,8 +149,9 @@ def fit(projector: nn.Module, patches: PatchSet, words: WordVectors, epochs: int
                 patches.colors[index],
                 patches.cells[index],
             )
-            wanted = targets_of(part, words)
-            loss = (projector(part.features.float()) - wanted).square().mean() / wanted.var()
+            said, wanted = projector(part.features.float()), targets_of(part, words)
+            loss = (said - wanted).square().mean() / wanted.var()
+            loss = loss + NAMING_WEIGHT * sum(naming_losses(said, part, words))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -145,7 +165,9 @@ def readable(projector: nn.Module, patches: PatchSet, words: WordVectors) -> dic
     with_digit = patches.digits >= 0
     said = projector(patches.features[with_digit].float())
     return {
-        name: float(((said @ vectors.T).argmax(1) == labels[with_digit]).float().mean())
+        name: float(
+            ((said @ (vectors - vectors.mean(0)).T).argmax(1) == labels[with_digit]).float().mean()
+        )
         for name, vectors, labels in (
             ("digit", words.digits, patches.digits),
             ("color", words.colors, patches.colors),

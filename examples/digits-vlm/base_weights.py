@@ -27,6 +27,9 @@ from transformers import (
 PATCH = 14  # pixels
 TRAINED_GRID = 37  # DINOv2's position embeddings: 37 x 37 patches
 GRIDS = {576: 24, 144: 12}  # visual tokens -> patches per side
+# Block 8 of 12 tells digits (0.45 against 0.34 of the patches, probed) and colours (0.87 against
+# 0.64) better than the last block; what comes after it is left out.
+VISION_BLOCKS = 8
 END_OF_TURN_ID = 2  # <|im_end|>
 END_OF_TEXT_ID = 0  # <|endoftext|>, used as padding
 
@@ -56,12 +59,16 @@ def vision_state_from_onnx(path: Path, grid: int) -> dict[str, Tensor]:
             if weights:
                 name = node.name.strip("/").removesuffix("/MatMul").replace("/", ".")
                 arrays[name.removeprefix("backbone.") + ".weight"] = weights[0].T
-    renames = {f"attention.attention.{n}": f"attention.{n[0]}_proj" for n in ("query", "key", "value")}
+    renames = {
+        f"attention.attention.{n}": f"attention.{n[0]}_proj" for n in ("query", "key", "value")
+    }
     renames["attention.output.dense"] = "attention.o_proj"
     state = {}
     for name, array in arrays.items():
+        if name.startswith("encoder.layer.") and int(name.split(".")[2]) >= VISION_BLOCKS:
+            continue
         for old, new in renames.items():
-            name = name.replace(old, new)  # noqa: PLW2901 - each name is renamed at most once
+            name = name.replace(old, new)
         state[name] = torch.from_numpy(np.array(array))
     # The export also split the position embeddings: [1, 1, 384] for CLS, [1, 37 * 37, 384].
     nodes = {node.name: node for node in graph.node}
@@ -115,7 +122,7 @@ def assemble(num_visual: int, cache: Path) -> LlavaForConditionalGeneration:
     )
     vision = Dinov2Config(
         hidden_size=384,
-        num_hidden_layers=12,
+        num_hidden_layers=VISION_BLOCKS,
         num_attention_heads=6,
         mlp_ratio=4,
         patch_size=PATCH,
@@ -147,7 +154,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--tokens", type=int, choices=GRIDS, default=576)
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="downloads are kept here")
+    parser.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="downloads are kept here"
+    )
     args = parser.parse_args()
     assemble(args.tokens, args.cache).save_pretrained(args.out)
     save_processor(args.out, args.tokens, args.cache)

@@ -72,7 +72,9 @@ def main() -> None:
         "--tokens", type=int, choices=GRIDS, default=576, help="visual tokens per image"
     )
     parser.add_argument("--weights", type=Path, help="trained weights [weights/ of this folder]")
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="downloads are kept here")
+    parser.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="downloads are kept here"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     args = parser.parse_args()
     delta = args.weights or WEIGHTS / f"digits-vlm-{args.tokens}.safetensors"

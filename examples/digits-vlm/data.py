@@ -42,7 +42,7 @@ KINDS = ("digit", "color", "where", "exists")
 
 @dataclass(frozen=True, slots=True)
 class DigitSamples:
-    """Handwritten samples: `pixels` `[N, 28, 28]` uint8 (ink is bright) and `labels` `[N]` uint8."""
+    """Handwritten samples: `pixels` `[N, 28, 28]` (ink is bright) and `labels` `[N]`, uint8."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint8]

@@ -83,6 +83,7 @@ def save_delta(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(stored, partial, metadata={"digits-vlm": json.dumps(asdict(info), sort_keys=True)})
+    partial.chmod(0o644)  # safetensors makes it private
     partial.replace(path)
 
 

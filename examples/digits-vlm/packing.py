@@ -48,16 +48,24 @@ def prompt_text(question: str, image_tokens: str) -> str:
 
 
 def pack(
-    dialogues: Sequence[Sequence[tuple[str, str]]], num_visual: int, tokenizer: Tokenizer
+    dialogues: Sequence[Sequence[tuple[str, str]]],
+    kept: Sequence[Sequence[int]],
+    num_visual: int,
+    tokenizer: Tokenizer,
 ) -> PackedBatch:
     """Lay out the (question, answer) pairs of each picture in one row.
 
     Args:
         dialogues: For each of B pictures, its pairs.
-        num_visual: Visual tokens per picture.
+        kept: For each picture, which visual tokens are shown, ascending; as many for each.
+            A token keeps the position it has in the whole picture.
+        num_visual: Visual tokens of the whole picture.
         tokenizer: The model's tokenizer.
     """
-    rows = [_pack_one(pairs, num_visual, tokenizer) for pairs in dialogues]
+    rows = [
+        _pack_one(pairs, shown, num_visual, tokenizer)
+        for pairs, shown in zip(dialogues, kept, strict=True)
+    ]
     length = max(len(row[0]) for row in rows)
     filled = np.stack(
         [
@@ -76,12 +84,14 @@ def pack(
 
 
 def _pack_one(
-    pairs: Sequence[tuple[str, str]], num_visual: int, tokenizer: Tokenizer
+    pairs: Sequence[tuple[str, str]], shown: Sequence[int], num_visual: int, tokenizer: Tokenizer
 ) -> tuple[np.ndarray, ...]:
     """Return ids, positions, targets and segments `[L]`, int64, of one picture."""
-    ids = [*tokenizer.encode(PROMPT_HEAD).ids, *[IMAGE_TOKEN_ID] * num_visual]
-    start = len(ids)
-    positions, targets, segments = list(range(start)), [IGNORED] * start, [0] * start
+    head = tokenizer.encode(PROMPT_HEAD).ids
+    ids = [*head, *[IMAGE_TOKEN_ID] * len(shown)]
+    positions = [*range(len(head)), *(len(head) + index for index in shown)]
+    targets, segments = [IGNORED] * len(ids), [0] * len(ids)
+    start = len(head) + num_visual
     for number, (question, answer) in enumerate(pairs, start=1):
         prompt = tokenizer.encode(question + PROMPT_TAIL).ids
         reply = tokenizer.encode(answer + END_OF_TURN).ids

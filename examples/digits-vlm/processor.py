@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 
 IMAGE_TOKEN = "<image>"
-IMAGE_TOKEN_ID = 4  # SmolLM2's `<reponame>`, a reserved token, renamed: the vocabulary keeps its size
+# SmolLM2's `<reponame>`, a reserved token, renamed: the vocabulary keeps its size.
+IMAGE_TOKEN_ID = 4
 REPLACED_TOKEN = "<reponame>"
 PATCH = 14
 SIDES = {576: 336, 144: 168}  # visual tokens -> pixels per side

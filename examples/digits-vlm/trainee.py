@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import attention
 import numpy as np
 import torch
 from base_weights import assemble
@@ -13,25 +14,40 @@ from lora import DeltaInfo, add_lora, load_delta, read_delta, save_delta
 from packing import IGNORED, PackedBatch, pack
 from PIL import Image
 from processor import IMAGENET_MEAN, IMAGENET_STD, SIDES, build_tokenizer
+from tokenizers import Tokenizer
 from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
 
 RANK = 12
 SCALE = 2.0
+MASKED = -1e9  # added to a score that must not count
 
 
 class Trainee:
     """Model, tokenizer and adapters, in bfloat16 except for what learns (float32)."""
 
-    def __init__(self, num_visual: int, cache: Path, rank: int = RANK) -> None:
-        """Assemble the untrained model and put adapters on its language model."""
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        tokenizer: Tokenizer,
+        num_visual: int,
+        rank: int = RANK,
+    ) -> None:
+        """Freeze the model, cast it, and put adapters on its language model."""
         torch.manual_seed(0)
         self.num_visual = num_visual
-        self.tokenizer = build_tokenizer(cache)
-        self.model = assemble(num_visual, cache).requires_grad_(False).to(torch.bfloat16)
+        self.tokenizer = tokenizer
+        self.model = model.requires_grad_(False).to(torch.bfloat16)
         self.projector = self.model.model.multi_modal_projector.float().requires_grad_(True)
         self.language = self.model.model.language_model
         self.adapters = add_lora(self.language, rank, SCALE)
         self.rank = rank
+        self.language.set_attn_implementation(attention.NAME)
+
+    @classmethod
+    def from_packages(cls, num_visual: int, cache: Path) -> Trainee:
+        """Assemble the untrained model from the public packages."""
+        return cls(assemble(num_visual, cache), build_tokenizer(cache), num_visual)
 
     @property
     def embeddings(self) -> Tensor:
@@ -49,32 +65,40 @@ class Trainee:
         """Predict every answer token.
 
         Args:
-            features: The tower's output `[B, V, 384]`, float32.
+            features: The tower's output `[B, K, 384]`, float32, for the visual tokens shown.
             batch: The packed questions.
 
         Returns:
             Logits `[answers, vocabulary]` bfloat16 and their targets `[answers]`.
         """
+        mask = torch.zeros_like(batch.mask, dtype=self.embeddings.dtype)
+        mask.masked_fill_(~batch.mask, MASKED)
         words = nn.functional.embedding(batch.input_ids, self.embeddings)
         seen = self.projector(features).to(words.dtype)
         first = int((batch.input_ids[0] == self.model.config.image_token_id).nonzero()[0])
-        embeds = torch.cat([words[:, :first], seen, words[:, first + self.num_visual :]], dim=1)
+        embeds = torch.cat([words[:, :first], seen, words[:, first + features.shape[1] :]], dim=1)
         hidden = self.language(
             inputs_embeds=embeds,
-            attention_mask=batch.mask,
+            attention_mask=mask,
             position_ids=batch.position_ids,
             use_cache=False,
         ).last_hidden_state
         asked = batch.targets != IGNORED
         return hidden[asked] @ self.embeddings.T, batch.targets[asked]
 
-    def pack(self, scenes: Sequence[Scene], chosen: Sequence[Sequence[int]]) -> PackedBatch:
-        """Pack the chosen questions (indices) of each scene."""
+    def pack(
+        self,
+        scenes: Sequence[Scene],
+        chosen: Sequence[Sequence[int]],
+        kept: Sequence[Sequence[int]] | None = None,
+    ) -> PackedBatch:
+        """Pack the chosen questions (indices) of each scene, over all or the kept tokens."""
         pairs = [
             [(scene.questions[i].text, scene.questions[i].answer) for i in indices]
             for scene, indices in zip(scenes, chosen, strict=True)
         ]
-        return pack(pairs, self.num_visual, self.tokenizer)
+        shown = kept or [range(self.num_visual)] * len(scenes)
+        return pack(pairs, shown, self.num_visual, self.tokenizer)
 
     def save(self, path: Path, images: int) -> None:
         """Write what was learnt."""
@@ -131,5 +155,3 @@ def evaluate(
                 right, total = tally.get(question.kind, (0, 0))
                 tally[question.kind] = (right + int(is_right[row][mine].all()), total + 1)
     return tally
-
-
