@@ -15,6 +15,8 @@ from sparsevlm_trt.runtime.errors import ExportError
 
 __all__ = ["Checkpoint"]
 
+# Pages of mapped files count as ours until they are unmapped: do so this often.
+MAPPED_BYTES = 1 << 29
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 
@@ -37,6 +39,7 @@ class Checkpoint:
         self.config = _read_config(self.path)
         self._files = _tensor_files(self.path)
         self._open: dict[Path, Any] = {}
+        self._mapped_bytes = 0
 
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""
@@ -72,12 +75,15 @@ class Checkpoint:
             ExportError: The file holding it is truncated or is not safetensors.
         """
         file = self._files[stored_name]
+        if self._mapped_bytes > MAPPED_BYTES:
+            self.release()
         try:
             if file not in self._open:
                 self._open[file] = safe_open(file, framework="pt")
             value: Tensor = self._open[file].get_tensor(stored_name)
         except (SafetensorError, OSError) as error:
             raise _damaged(file, error) from error
+        self._mapped_bytes += value.nbytes
         return value
 
     def tensors(self, part: str) -> dict[str, Tensor]:
@@ -87,6 +93,7 @@ class Checkpoint:
     def release(self) -> None:
         """Close the mapped files, so that their pages no longer count as ours."""
         self._open.clear()
+        self._mapped_bytes = 0
 
 
 def _read_config(path: Path) -> PretrainedConfig:

@@ -17,18 +17,18 @@ _VERBATIM = (
     "chat_template.json",
     "generation_config.json",
     "preprocessor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
 )
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER_SOURCES = ("tokenizer.json", "tokenizer.model")
 
 
 def processor_files(checkpoint: Path, *, needs_images: bool) -> dict[str, bytes]:
     """Collect what tokenizes, templates and preprocesses.
 
-    Files are taken verbatim. Two are derived where a checkpoint lacks them: `tokenizer.json` from
-    a slow tokenizer's files, `preprocessor_config.json` from `processor_config.json`, where newer
-    versions of transformers keep it.
+    Files are taken verbatim but two. The tokenizer is saved anew, as transformers reads it: for
+    some classes (`LlamaTokenizer`) it rebuilds parts that the stored `tokenizer.json` has
+    otherwise, and others have a slow form only. `preprocessor_config.json` comes from
+    `processor_config.json` where newer versions of transformers keep it.
 
     Args:
         checkpoint: Checkpoint folder.
@@ -42,8 +42,8 @@ def processor_files(checkpoint: Path, *, needs_images: bool) -> dict[str, bytes]
     """
     found = {name: checkpoint / name for name in _VERBATIM}
     files = {name: path.read_bytes() for name, path in found.items() if path.is_file()}
-    if "tokenizer.json" not in files and (checkpoint / "tokenizer.model").is_file():
-        files["tokenizer.json"] = _converted_tokenizer(checkpoint)
+    if any((checkpoint / name).is_file() for name in _TOKENIZER_SOURCES):
+        files |= _tokenizer_files(checkpoint)
     if "preprocessor_config.json" not in files:
         nested = _nested_image_processor(checkpoint / "processor_config.json")
         if nested is not None:
@@ -59,11 +59,19 @@ def processor_files(checkpoint: Path, *, needs_images: bool) -> dict[str, bytes]
     return files
 
 
-def _converted_tokenizer(checkpoint: Path) -> bytes:
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(
+            f"checkpoint {checkpoint} | tokenizer: {reason} | expected one that transformers "
+            "reads | check its files, or update transformers"
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        return (Path(folder) / "tokenizer.json").read_bytes()
+        saved = {name: Path(folder) / name for name in _TOKENIZER}
+        return {name: path.read_bytes() for name, path in saved.items() if path.is_file()}
 
 
 def _nested_image_processor(path: Path) -> bytes | None:

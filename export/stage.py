@@ -118,5 +118,6 @@ def causal_mask(num_new: int, num_past: int, past_lengths: Tensor, dtype: torch.
     column = torch.arange(num_past + num_new)[None, None, None, :]
     row = torch.arange(num_new)[None, None, :, None]
     in_past = column < past_lengths[:, None, None, None]
-    seen = torch.where(column < num_past, in_past, column - num_past <= row)
+    in_new = (column >= num_past) & (column - num_past <= row)
+    seen = in_past | in_new
     return torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)

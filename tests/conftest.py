@@ -95,11 +95,12 @@ def save_image_processor(folder: Path) -> None:
 def save_llava(folder: Path, model_type: str, tower: str = "clip", **text: object) -> Path:
     """Save a tiny random LLaVA with all its processor files."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    # Heads of 32: the smallest that TensorRT fuses an attention for.
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
     sizes |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
     vision: PretrainedConfig
     if tower == "clip":
-        vision = CLIPVisionConfig(intermediate_size=48, **sizes)
+        vision = CLIPVisionConfig(intermediate_size=96, **sizes)
     else:
         vision = Dinov2Config(mlp_ratio=2, **sizes)
     config = LlavaConfig(
