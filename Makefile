@@ -1,0 +1,58 @@
+# `make demo` and `make test` are all a newcomer needs; both set up .venv by themselves.
+PYTHON ?= python3
+VENV ?= .venv
+# One torch build for everybody; on a machine with a GPU any 2.9 or later will do.
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+CHECKPOINT := .cache/demo/checkpoint
+# NVIDIA's parser and builder on hosts without a GPU, where it lies beside the checkout.
+TENSORRT_CPU := $(wildcard ../shared/tensorrt_cpu)
+
+.PHONY: help demo test test-slow lint bench bench-7b docs clean
+
+help:
+	@echo "make demo      build the demo model, export it, answer three questions about a picture"
+	@echo "make test      lint, types, import contracts and all tests but the slow ones"
+	@echo "make test-slow the slow tests"
+	@echo "make bench     the speed figures of docs/benchmarks.md (quiet machine, 10 minutes)"
+	@echo "make bench-7b  export a 7B-shaped model and measure it (30 GB of disk)"
+
+$(VENV)/ready: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,demo]"
+	$(if $(TENSORRT_CPU),$(BIN)/pip install --quiet --disable-pip-version-check $(TENSORRT_CPU))
+	touch $@
+
+$(CHECKPOINT)/config.json: $(VENV)/ready $(wildcard examples/digits-vlm/weights/*) \
+		examples/digits-vlm/build_checkpoint.py
+	rm -rf $(CHECKPOINT)
+	mkdir -p $(dir $(CHECKPOINT))
+	$(BIN)/python examples/digits-vlm/build_checkpoint.py $(CHECKPOINT)
+
+demo: $(CHECKPOINT)/config.json
+	$(BIN)/sparsevlm demo --checkpoint $(CHECKPOINT) --workdir .cache/demo
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config setup.cfg
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: $(CHECKPOINT)/config.json
+	$(BIN)/python -m pytest -m "slow" $(PYTEST_ARGS)
+
+docs: $(VENV)/ready
+	$(BIN)/python -m pytest -q tests/test_help.py
+
+bench: $(CHECKPOINT)/config.json
+	$(BIN)/python benchmarks/chain.py $(CHECKPOINT) --json benchmarks/results/chain.json
+
+bench-7b: $(VENV)/ready
+	$(BIN)/python benchmarks/export_7b.py .cache/7b --json benchmarks/results/export_7b.json
+
+clean:
+	rm -rf .cache build dist *.egg-info
