@@ -90,6 +90,7 @@ class OnnxRuntimeRunner:
                     f"graph {graph} | {_brief(error)} | expected a graph that ONNX Runtime "
                     f"{self._ort.__version__} loads | export again, or update onnxruntime"
                 ) from error
+            self._check_in_use(graph, session.get_providers())
             self._sessions[graph] = session
             self._outputs[graph] = [output.name for output in session.get_outputs()]
 
@@ -123,6 +124,15 @@ class OnnxRuntimeRunner:
                 "its parity report"
             ) from error
         return outputs
+
+    def _check_in_use(self, graph: str, in_use: Sequence[str]) -> None:
+        """Refuse the silent step back to the CPU when a provider's libraries do not load."""
+        missing = [name for name in self._providers if name not in in_use]
+        if missing:
+            raise RunnerError(
+                f"graph {graph} | got {', '.join(in_use)} | expected {', '.join(missing)}, which "
+                "is installed but did not start | check its driver and libraries, or leave it out"
+            )
 
     def _run_bound(
         self,

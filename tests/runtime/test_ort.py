@@ -141,6 +141,19 @@ def test_a_missing_cuda_says_what_to_install(monkeypatch):
         open_runner("onnxruntime", providers=["CUDAExecutionProvider"])
 
 
+def test_a_provider_that_does_not_start_is_not_replaced_in_silence(bundle, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    runner = OnnxRuntimeRunner(providers=["CUDAExecutionProvider"])
+    assert runner.device == "cuda"
+    with (
+        pytest.warns(UserWarning, match="CUDA"),
+        pytest.raises(RunnerError, match="did not start"),
+    ):
+        runner.load(bundle, ["double"])
+
+
 def test_a_missing_onnxruntime_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RunnerError, match="pip install onnxruntime"):
