@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
@@ -35,6 +34,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path) -> None:
+        """Read the config and the list of tensors."""
         self.path = Path(path)
         self.config = _read_config(self.path)
         self._files = _tensor_files(self.path)

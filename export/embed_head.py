@@ -43,4 +43,5 @@ class Head(nn.Module):
         own bytes.
         """
         logits = self.weight @ self.norm(hidden_states).transpose(0, 1)  # [vocab, B]
-        return logits.transpose(0, 1).to(torch.float32)
+        last: Tensor = logits.transpose(0, 1).to(torch.float32)
+        return last

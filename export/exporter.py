@@ -73,7 +73,7 @@ def export_bundle(
         The bundle's folder.
 
     Raises:
-        ExportError: The checkpoint cannot be exported, or the disk is full; nothing is left behind.
+        ExportError: The checkpoint cannot be exported, or the disk is full; nothing stays behind.
         PlanError: A budget, schedule or method this model cannot follow.
     """
     if dtype not in DTYPES:

@@ -175,9 +175,7 @@ class LanguageGraphs:
     def _hidden(self, length: int) -> Tensor:
         return torch.zeros(_BATCH, length, self.config.hidden_size, dtype=self.dtype)
 
-    def _sources(
-        self, module: nn.Module, prefixes: tuple[str, ...]
-    ) -> dict[str, WeightSource]:
+    def _sources(self, module: nn.Module, prefixes: tuple[str, ...]) -> dict[str, WeightSource]:
         transposed = {
             f"{name}.weight" for name, m in module.named_modules() if isinstance(m, Projection)
         }

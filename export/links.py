@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from sparsevlm_trt.runtime.manifest import GraphSpec, Link, StageSpec
 
 __all__ = ["chain_links"]
 
 
-def chain_links(
-    graphs: Mapping[str, GraphSpec], stages: Sequence[StageSpec]
-) -> tuple[Link, ...]:
+def chain_links(graphs: Mapping[str, GraphSpec], stages: Sequence[StageSpec]) -> tuple[Link, ...]:
     """List the links of a chain.
 
     At each boundary the hidden states go either through a prune graph or straight on, as the
@@ -25,10 +24,8 @@ def chain_links(
     first = stages[0].graph
     links = [Link("embed.inputs_embeds", f"{first}.hidden_states")]
     prunes = sorted(name for name in graphs if name.startswith("prune_"))
-    for stage, following in zip(stages, stages[1:], strict=False):
-        links.append(
-            Link(f"{stage.graph}.last_hidden_state", f"{following.graph}.hidden_states")
-        )
+    for stage, following in pairwise(stages):
+        links.append(Link(f"{stage.graph}.last_hidden_state", f"{following.graph}.hidden_states"))
         for prune in prunes:
             links += [
                 Link(f"{stage.graph}.last_hidden_state", f"{prune}.hidden_states"),

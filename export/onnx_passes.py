@@ -67,11 +67,11 @@ def name_dims(model: ir.Model, graph: GraphModule) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs):
         assert value.name is not None
         assert value.shape is not None
-        dims = [
+        sizes = [
             axes[value.name].get(axis, size if isinstance(size, int) else None)
             for axis, size in enumerate(value.shape)
         ]
-        value.shape = ir.Shape(dims)
+        value.shape = ir.Shape(sizes)
 
 
 def check_standard(model: ir.Model, graph_name: str) -> None:
@@ -80,9 +80,7 @@ def check_standard(model: ir.Model, graph_name: str) -> None:
     Raises:
         ExportError: Names every foreign operator.
     """
-    foreign = {
-        f"{node.domain}::{node.op_type}" for node in model.graph.all_nodes() if node.domain
-    }
+    foreign = {f"{node.domain}::{node.op_type}" for node in model.graph.all_nodes() if node.domain}
     if foreign or model.functions:
         names = sorted(foreign | {str(key) for key in model.functions})
         raise ExportError(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sparsevlm_ops.methods import get_method
 from sparsevlm_ops.schedule import Schedule
@@ -102,7 +103,7 @@ def plan_stages(num_layers: int, boundaries: Iterable[int]) -> tuple[StageSpec, 
     edges = [0, *(layer + 1 for layer in boundaries), num_layers]
     return tuple(
         StageSpec(graph=f"stage_{i}", first=first, stop=stop)
-        for i, (first, stop) in enumerate(zip(edges, edges[1:], strict=False))
+        for i, (first, stop) in enumerate(pairwise(edges))
     )
 
 

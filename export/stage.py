@@ -40,6 +40,7 @@ class Stage(nn.Module):
         super().__init__()
         self.config, self.dtype, self.scores = config, dtype, scores
         self.layers = nn.ModuleDict({str(i): DecoderLayer(config, dtype) for i in layers})
+        self.inv_freq: Tensor
         self.register_buffer("inv_freq", rotary[0], persistent=False)
         self.rotary_scale = rotary[1]
 

@@ -1,0 +1,213 @@
+"""Time the chain, pruned against unpruned, in one interleaved run.
+
+    python benchmarks/chain.py CHECKPOINT [--rounds 9] [--json FILE]
+
+Exports the checkpoint (float32) if need be, reads one picture and question, and takes turns: every
+round runs every budget once, so that a drift of the machine hits all alike. Prints medians,
+and holds them to the bars: the language model's prefill gains at least 0.95 x what the operations say,
+time outside the graphs is at most 3 % of prefill and 10 % of a decode step, and a decode step costs
+the same whatever the cache's capacity.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import click
+import numpy as np
+from PIL import Image
+
+from sparsevlm_ops.methods import get_method
+from sparsevlm_ops.schedule import Schedule
+from sparsevlm_trt.runtime import Session
+from sparsevlm_trt.runtime.boundary import Pruning
+from sparsevlm_trt.runtime.flops import chain_cost
+from sparsevlm_trt.runtime.prompt import Prompt, prompt_from_text
+from sparsevlm_trt.runtime.threads import allowed_cpus
+from sparsevlm_trt.runtime.trace import Clock
+
+BUDGETS = (None, 192, 128, 64)
+DECODE_STEPS = 16
+CAPACITIES = (DECODE_STEPS, 64 * DECODE_STEPS)
+BARS = {"gain": 0.95, "host_prefill": 0.03, "host_decode": 0.10, "capacity": 1.05}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One prefill and the decode steps after it; milliseconds."""
+
+    prefill_ms: float
+    host_prefill_ms: float
+    decode_ms: float
+    host_decode_ms: float
+    kv_bytes: int
+
+
+def read_prompt(session: Session, image: Image.Image, question: str) -> Prompt:
+    """The picture and the question as embeddings, and the time they take left out."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    return prompt_from_text(
+        session.chain,
+        session.bundle.manifest,
+        session.processor,
+        Clock(),
+        images=[image],
+        messages=[{"role": "user", "content": content}],
+    )
+
+
+def pruning_of(session: Session, budget: int | None) -> Pruning:
+    """What a budget does to this model."""
+    if budget is None:
+        return Pruning(get_method("none"), None)
+    schedule = Schedule.from_budget(budget, session.bundle.manifest.model.num_layers)
+    return Pruning(get_method("sparsevlm"), schedule)
+
+
+def run_once(session: Session, prompt: Prompt, pruning: Pruning, num_new: int) -> Sample:
+    """Prefill and decode; the cache has room for `num_new` more tokens."""
+    chain = session.chain
+    clock = Clock()
+    logits, state = chain.prefill(prompt.embeds, prompt.layout, pruning, num_new, clock)
+    prefill_ms, host_prefill_ms = clock.lap()
+    steps = []
+    for _ in range(DECODE_STEPS):
+        clock.restart()
+        logits = chain.decode(logits.argmax(axis=1), state, clock)
+        steps.append(clock.lap())
+    return Sample(
+        prefill_ms,
+        host_prefill_ms,
+        statistics.median(wall for wall, _ in steps),
+        statistics.median(host for _, host in steps),
+        sum(cache.nbytes for cache in state.caches),
+    )
+
+
+def medians(samples: list[Sample]) -> Sample:
+    """The median of each figure."""
+    rows = [asdict(sample) for sample in samples]
+    return Sample(**{name: statistics.median(row[name] for row in rows) for name in rows[0]})
+
+
+def machine() -> dict[str, object]:
+    """What the figures were taken on."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "cpu": model,
+        "threads": allowed_cpus(),
+        "python": platform.python_version(),
+        "onnxruntime": metadata.version("onnxruntime"),
+        "numpy": np.__version__,
+    }
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
+@click.option("--bundle", type=click.Path(path_type=Path), default=Path(".cache/bench/bundle"))
+@click.option("--image", type=click.Path(path_type=Path), help="Default: the demo's picture.")
+@click.option("--question", default="What digit is red?", show_default=True)
+@click.option("--rounds", default=9, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path))
+def main(
+    checkpoint: Path,
+    bundle: Path,
+    image: Path | None,
+    question: str,
+    rounds: int,
+    json_file: Path | None,
+) -> None:
+    """Time the chain and hold it to the bars."""
+    if not bundle.is_dir():
+        from sparsevlm_trt.export import export_bundle
+
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        export_bundle(checkpoint, bundle)
+    picture = image or Path(__file__).parents[1] / "examples/digits-vlm/sample/scene.png"
+    with Session.load(bundle) as session:
+        manifest = session.bundle.manifest
+        prompt = read_prompt(session, Image.open(picture), question)
+        keys = [(budget, CAPACITIES[0]) for budget in BUDGETS] + [(192, CAPACITIES[1])]
+        samples: dict[tuple[int | None, int], list[Sample]] = {key: [] for key in keys}
+        for number in range(rounds + 1):
+            for budget, capacity in keys:
+                sample = run_once(session, prompt, pruning_of(session, budget), capacity)
+                if number:  # the first round warms up
+                    samples[budget, capacity].append(sample)
+        num_visual = prompt.layout.num_visual
+        costs = {
+            budget: chain_cost(
+                manifest.model,
+                None,
+                manifest.stages,
+                pruning_of(session, budget).schedule,
+                num_visual=num_visual,
+                num_text=prompt.layout.length - num_visual,
+            )
+            for budget in BUDGETS
+        }
+    result = {key: medians(rows) for key, rows in samples.items()}
+    base = result[None, CAPACITIES[0]]
+    missed, rows = [], []
+    for budget in BUDGETS:
+        sample, cost = result[budget, CAPACITIES[0]], costs[budget]
+        promised = costs[None].prefill_flops / cost.prefill_flops
+        speedup = base.prefill_ms / sample.prefill_ms
+        row = {
+            "budget": budget,
+            "prefill_ms": sample.prefill_ms,
+            "speedup": speedup,
+            "flop_ratio": promised,
+            "gain": speedup / promised,
+            "host_prefill": sample.host_prefill_ms / sample.prefill_ms,
+            "decode_ms": sample.decode_ms,
+            "host_decode": sample.host_decode_ms / sample.decode_ms,
+            "kv_mb": sample.kv_bytes / 1e6,
+        }
+        rows.append(row)
+        missed += [f"{budget} gain"] * (row["gain"] < BARS["gain"])
+        missed += [
+            f"{budget} {name}"
+            for name in ("host_prefill", "host_decode")
+            if row[name] > BARS[name]
+        ]
+    capacity = result[192, CAPACITIES[1]].decode_ms / result[192, CAPACITIES[0]].decode_ms
+    missed += ["capacity"] * (capacity > BARS["capacity"])
+    facts = machine()
+    click.echo(" ".join(f"{name} {value}" for name, value in facts.items()))
+    click.echo(f"{num_visual} visual tokens, {prompt.layout.length} in all, {rounds} rounds")
+    click.echo(
+        f"{'budget':>8} {'prefill ms':>10} {'speed-up':>8} {'by FLOPs':>8} {'gain':>6} "
+        f"{'host':>6} {'decode ms':>9} {'host':>6} {'KV MB':>6}"
+    )
+    for row in rows:
+        click.echo(
+            f"{row['budget'] or 'none':>8} {row['prefill_ms']:10.1f} {row['speedup']:8.2f} "
+            f"{row['flop_ratio']:8.2f} {row['gain']:6.2f} {row['host_prefill']:6.1%} "
+            f"{row['decode_ms']:9.2f} {row['host_decode']:6.1%} {row['kv_mb']:6.1f}"
+        )
+    grown = CAPACITIES[1] / CAPACITIES[0]
+    click.echo(f"decode with {grown:.0f} x the room for new tokens: x {capacity:.3f}")
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        record = {"machine": facts, "rounds": rounds, "rows": rows, "capacity": capacity}
+        json_file.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    if missed:
+        sys.exit(f"bars missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
