@@ -24,6 +24,7 @@ from sparsevlm_trt.runtime.manifest import VisionSpec
 __all__ = ["open_family"]
 
 _PARTS = ("vision_tower", "multi_modal_projector")
+_WITHOUT_CLASS_TOKEN = ("siglip_vision_model",)
 _NUM_IMAGES = 2
 
 
@@ -62,13 +63,14 @@ class _VisionTower(nn.Module):
         self.projector = model.model.multi_modal_projector
         layer = config.vision_feature_layer
         self.feature_layers = [layer] if isinstance(layer, int) else list(layer)
+        # Strategy "default" drops the class token, which comes first.
+        self.first_patch = 1 if config.vision_feature_select_strategy == "default" else 0
         self.dtype = dtype
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`[I, 3, h, w]` float32 to `[I, V, N]` of the model's type."""
         states = self.tower(pixel_values.to(self.dtype), output_hidden_states=True).hidden_states
-        # Strategy "default": patches only, the class token is dropped.
-        chosen = [states[layer][:, 1:] for layer in self.feature_layers]
+        chosen = [states[layer][:, self.first_patch :] for layer in self.feature_layers]
         features: Tensor = self.projector(torch.cat(chosen, dim=-1))
         return features
 
@@ -113,11 +115,12 @@ def _silence() -> Iterator[None]:
 def _vision_spec(config: LlavaConfig) -> VisionSpec:
     vision = config.vision_config
     strategy = config.vision_feature_select_strategy
-    if strategy != "default":
+    has_class_token = vision.model_type not in _WITHOUT_CLASS_TOKEN
+    if strategy != ("default" if has_class_token else "full"):
         raise ExportError(
-            f"vision tower | got vision_feature_select_strategy {strategy!r} "
-            "| expected 'default' (patches without the class token) "
-            "| a kept class token has no place in the image; use another checkpoint"
+            f"vision tower | got vision_feature_select_strategy {strategy!r} for "
+            f"{vision.model_type} | expected what leaves exactly the image's patches: 'default' "
+            "drops the class token, 'full' fits a tower without one | use another checkpoint"
         )
     size = vision.image_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -130,7 +133,7 @@ def _vision_spec(config: LlavaConfig) -> VisionSpec:
         hidden_size=vision.hidden_size,
         intermediate_size=_intermediate_size(vision),
         num_layers=vision.num_hidden_layers,
-        num_positions=rows * columns + 1,
+        num_positions=rows * columns + has_class_token,
     )
 
 
