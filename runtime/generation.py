@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from sparsevlm_trt.runtime.boundary import Layout
 from sparsevlm_trt.runtime.chain import Chain
-from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.request import Request
 from sparsevlm_trt.runtime.runner import Array
@@ -115,7 +114,7 @@ def generate(
         manifest: Describes the bundle.
         request: What is asked.
         embeds: `[B, S, N]` of the model's dtype.
-        layout: Where the visual block lies.
+        layout: Where the visual block lies, within the model's positions.
         tokenizer: Makes the text; None: tokens only.
         stop_tokens: Tokens that end an answer unless the request names its own.
         clock: Runs since the model's inputs were ready.
@@ -127,10 +126,10 @@ def generate(
         One result for each row.
 
     Raises:
-        InputError: The prompt is empty or longer than the model's positions, or as
-            `Chain.prefill`.
+        InputError: As `Chain.prefill`.
     """
-    limit = _limit(layout, manifest, request)
+    # The last token made is not read again, so it needs no position.
+    limit = min(request.max_new_tokens, manifest.model.max_position - layout.length + 1)
     stops = stop_tokens if request.stop_tokens is None else request.stop_tokens
     rows = [
         _Row(
@@ -225,15 +224,3 @@ def drain(events: Generator[Event, None, list[Result]], stream: Stream | None) -
     except StopIteration as done:
         results: list[Result] = done.value
         return results
-
-
-def _limit(layout: Layout, manifest: Manifest, request: Request) -> int:
-    """Count the tokens that may be made: what is asked for, within the model's positions."""
-    most = manifest.model.max_position
-    if not 1 <= layout.length <= most:
-        raise InputError(
-            f"prompt | got {layout.length} tokens | expected 1 to {most}, the positions of the "
-            "model | " + ("shorten it" if layout.length else "write one")
-        )
-    # The last token made is not read again, so it needs no position.
-    return min(request.max_new_tokens, most - layout.length + 1)

@@ -61,7 +61,8 @@ def prompt_from_text(
 
     Raises:
         InputError: Not one of prompt and messages, an image cannot be read or the model has no
-            vision, or the placeholders are not as many as the images.
+            vision, the placeholders are not as many as the images, or the prompt is empty or
+            longer than the model's positions.
     """
     if (prompt is None) == (messages is None):
         raise InputError(
@@ -87,8 +88,8 @@ def prompt_from_text(
             "as many placeholders as images | write <image> for each image, or a message part "
             '{"type": "image"}'
         )
-    if not ids.size:
-        raise InputError("prompt | got no tokens | expected at least one | write a prompt")
+    # Before any graph runs: an endless prompt must not first become embeddings.
+    _check_length(len(ids) + (len(places) * (vision.num_visual - 1) if vision else 0), manifest)
     if not listed:
         return Prompt(chain.embed(ids[None], clock), Layout(len(ids), 0, 0))
     assert vision is not None
@@ -124,7 +125,8 @@ def prompt_from_embeds(
         num_visual: Tokens of the visual block, 0 for none.
 
     Raises:
-        InputError: Another shape or type, or a block that does not fit.
+        InputError: Another shape or type, a block that does not fit, or more tokens than the
+            model has positions.
     """
     hidden = manifest.model.hidden_size
     if not isinstance(embeds, np.ndarray) or embeds.dtype.kind != "f":
@@ -143,6 +145,7 @@ def prompt_from_embeds(
             f"layout | got prefix_length {prefix_length} and num_visual {num_visual} | expected "
             f"0 or more, and together at most the {length} tokens of the prompt | count again"
         )
+    _check_length(length, manifest)
     layout = Layout(prefix_length, num_visual, length - prefix_length - num_visual)
     return Prompt(np.ascontiguousarray(embeds, chain.dtype), layout)
 
@@ -152,6 +155,16 @@ def _listed(images: Any) -> list[Any]:
     if images is None:
         return []
     return list(images) if isinstance(images, (list, tuple)) else [images]
+
+
+def _check_length(length: int, manifest: Manifest) -> None:
+    """Refuse an empty prompt, and one that is longer than the model's positions."""
+    most = manifest.model.max_position
+    if not 1 <= length <= most:
+        raise InputError(
+            f"prompt | got {length} tokens | expected 1 to {most}, the positions of the model | "
+            + ("shorten it" if length else "write one")
+        )
 
 
 def _check_pixels(pixels: Array, vision: VisionSpec) -> None:

@@ -285,7 +285,8 @@ def test_without_a_tokenizer_there_are_tokens_but_no_text(make_session):
         ({"prompt": "a b"}, "got 0 image placeholders and 1 images"),
         ({"prompt": "<image> a <image>"}, "got 2 image placeholders and 1 images"),
         ({"images": None}, "got 1 image placeholders and 0 images"),
-        ({"images": None, "prompt": ""}, "got no tokens"),
+        ({"images": None, "prompt": ""}, "got 0 tokens .* write one"),
+        ({"images": None, "prompt": "a " * 65}, "got 65 tokens .* shorten it"),
         ({"images": "nowhere.png"}, "nowhere.png"),
         ({"images": 3}, "image"),
         ({"prompt": "<image>"}, "no text after the image"),
@@ -296,6 +297,12 @@ def test_without_a_tokenizer_there_are_tokens_but_no_text(make_session):
 def test_prompts_that_cannot_be_used(session, options, words):
     with pytest.raises(InputError, match=words):
         ask(session, **options)
+
+
+def test_a_prompt_too_long_runs_no_graph(session):
+    with pytest.raises(InputError, match="shorten it"):
+        ask(session, prompt="<image>" + " a" * 53)
+    assert not session.runner.calls
 
 
 def test_an_unreadable_image_names_its_file(session, tmp_path):
@@ -328,6 +335,7 @@ def test_images_of_another_size_than_the_graphs_are_refused(session, tmp_path):
         (embeds(), {"num_visual": 18}, "prefix_length 2 and num_visual 18"),
         (embeds(), {"prefix_length": -1}, "prefix_length -1"),
         (embeds(2), {"stream": print}, "a batch of 2"),
+        (embeds(length=65), {}, "got 65 tokens .* 1 to 64"),
     ],
 )
 def test_embeddings_that_cannot_be_used(session, given, options, words):
