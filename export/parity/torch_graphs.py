@@ -1,0 +1,172 @@
+"""What each graph should compute, by transformers' modules and the ops, on the same inputs.
+
+Nothing here uses the stage modules that were exported: an error in one of them would hide itself.
+
+Dims: B batch, S new tokens, L cache length, G kv heads, D head size, N hidden size, R raters,
+V visual tokens, K kept, M merge candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparsevlm_ops.prune import prune_step
+from sparsevlm_ops.raters import rater_mask, rater_scores
+from sparsevlm_ops.scoring import visual_scores
+from sparsevlm_trt.export.parity.reference_model import ReferenceModel
+from sparsevlm_trt.runtime.manifest import Manifest, StageSpec
+from sparsevlm_trt.runtime.runner import Array
+
+__all__ = ["TorchGraphs"]
+
+
+class TorchGraphs:
+    """The graphs of a bundle in PyTorch, float32."""
+
+    def __init__(self, reference: ReferenceModel, manifest: Manifest) -> None:
+        """Take the checkpoint's model."""
+        self._reference = reference
+        self._stages = {stage.graph: stage for stage in manifest.stages}
+        self._last = manifest.stages[-1].graph
+
+    @torch.no_grad()
+    def run(
+        self, graph: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Compute a graph's outputs.
+
+        Args:
+            graph: Its name.
+            inputs: All its inputs.
+            outputs: What the bundle's graph made of them. Read for a prune graph alone, whose
+                next sequence is judged by the decision that it took: the decision itself is
+                another question, and a tie may go either way.
+
+        Returns:
+            Float32 arrays for float outputs; of a prune graph those without `kept_index` and
+            `merge_candidates`.
+        """
+        given = {name: _tensor(value) for name, value in inputs.items()}
+        if graph in self._stages:
+            made = self._stage(self._stages[graph], given)
+        elif graph.startswith("prune_"):
+            made = _prune(given, outputs)
+        elif graph == "raters":
+            scores = rater_scores(given["visual_embeds"], given["text_embeds"])
+            made = {"rater_scores": scores, "rater_mask": rater_mask(scores)}
+        elif graph == "vision":
+            made = {"image_features": self._reference.image_features(given["pixel_values"])}
+        elif graph == "embed":
+            made = {"inputs_embeds": self._reference.embed(given["input_ids"])}
+        else:
+            made = {"logits": self._reference.logits(given["hidden_states"])}
+        return {name: value.numpy() for name, value in made.items()}
+
+    def _stage(self, stage: StageSpec, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the decoder's own layers `[first, stop)`."""
+        decoder = self._reference.decoder
+        hidden, positions = given["hidden_states"], given["position_ids"]
+        past = given[f"past_key_values.{stage.first}.key"].shape[1]
+        mask = _mask(hidden.shape[1], past, given["past_lengths"])
+        rotary = decoder.rotary_emb(hidden, positions)
+        made: dict[str, Tensor] = {}
+        probabilities: list[Tensor] = []
+
+        def catch(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
+            probabilities.append(outputs[1])
+
+        for number in range(stage.first, stage.stop):
+            layer = decoder.layers[number]
+            cache = _OneLayerCache(
+                given[f"past_key_values.{number}.key"],
+                given[f"past_key_values.{number}.value"],
+                layer.self_attn.head_dim,
+            )
+            hook = layer.self_attn.register_forward_hook(catch)
+            try:
+                hidden = layer(
+                    hidden,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    position_embeddings=rotary,
+                )
+            finally:
+                hook.remove()
+            made[f"new_key_values.{number}.key"] = _rows(cache.new_key)
+            made[f"new_key_values.{number}.value"] = _rows(cache.new_value)
+        made["last_hidden_state"] = hidden
+        if stage.graph != self._last:
+            rows = given["rater_index"][:, None, :, None]  # [B, 1, R, 1]
+            columns = given["visual_index"][:, None, None, :]  # [B, 1, 1, V]
+            batch = torch.arange(len(hidden))[:, None, None, None]
+            heads = torch.arange(probabilities[-1].shape[1])[None, :, None, None]
+            made["rater_attention"] = probabilities[-1][batch, heads, rows, columns]
+        return made
+
+
+class _OneLayerCache:
+    """Stands where transformers' cache stands, for one layer, and remembers what is new."""
+
+    def __init__(self, key: Tensor, value: Tensor, head_dim: int) -> None:
+        self._past = [_heads(part, head_dim) for part in (key, value)]
+        self.new_key = self.new_value = key
+
+    def update(self, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        """Append `[B, G, S, D]` and return all."""
+        self.new_key, self.new_value = key, value
+        past_key, past_value = self._past
+        return torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)
+
+
+def _prune(given: Mapping[str, Tensor], outputs: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Score as asked, then lay the next sequence for the decision that the graph took."""
+    scores = visual_scores(given["rater_attention"], given["rater_weights"])
+    kept, candidates = outputs["kept_index"], outputs["merge_candidates"]
+    order = np.concatenate([kept, candidates], axis=1)  # [B, K+M]
+    # Falling scores in that order make `prune_step` decide the same.
+    ranked = np.zeros(scores.shape, np.float32)
+    falling = np.broadcast_to(np.arange(order.shape[1], 0, -1, np.float32), order.shape)
+    np.put_along_axis(ranked, order.clip(0, scores.shape[1] - 1), falling, axis=1)
+    pruned = prune_step(
+        given["hidden_states"],
+        given["position_ids"],
+        torch.from_numpy(ranked)[:, None, None],
+        torch.ones(len(scores), 1),
+        given["prefix_length"],
+        given["num_kept"],
+    )
+    return {
+        "next_hidden_states": pruned.next_hidden_states,
+        "next_position_ids": pruned.next_position_ids,
+        "visual_scores": scores,
+    }
+
+
+def _tensor(value: Array) -> Tensor:
+    """An array as a tensor; half precision widened."""
+    return torch.from_numpy(value.astype(np.float32) if value.dtype.kind == "f" else value)
+
+
+def _heads(flat: Tensor, head_dim: int) -> Tensor:
+    """`[B, L, G*D]` to `[B, G, L, D]`."""
+    return flat.unflatten(2, (-1, head_dim)).transpose(1, 2)
+
+
+def _rows(heads: Tensor) -> Tensor:
+    """`[B, G, S, D]` to `[B, S, G*D]`."""
+    return heads.transpose(1, 2).flatten(2)
+
+
+def _mask(num_new: int, num_past: int, past_lengths: Tensor) -> Tensor:
+    """Additive mask `[B, 1, S, L+S]`: the valid cache, and what came before in this call."""
+    column = torch.arange(num_past + num_new)
+    cached = column < past_lengths[:, None, None, None]
+    own = (column >= num_past) & (column - num_past <= torch.arange(num_new)[:, None])
+    return torch.where(cached & (column < num_past) | own, 0.0, torch.finfo(torch.float32).min)
