@@ -58,7 +58,9 @@ class WeightBinder:
                 else:
                     value.const_value = ir.Tensor(np.array(tensor.numpy()), name=name)
             elif value.const_value.nbytes < INLINE_BYTES:
-                value.const_value = ir.Tensor(self._load(graph.name, value, source), name=name)
+                # A copy: a view would keep the whole checkpoint file mapped.
+                array = self._load(graph.name, value, source).copy()
+                value.const_value = ir.Tensor(array, name=name)
             else:
                 files.add(self._point(value, self._write(graph.name, value, source)))
         return tuple(sorted(files))
