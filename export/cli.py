@@ -1,0 +1,125 @@
+"""`sparsevlm export`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sparsevlm_trt.export.exporter import DTYPES, export_bundle
+from sparsevlm_trt.export.to_onnx import OPSETS
+from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.bundle_report import bundle_report, cost_report
+from sparsevlm_trt.runtime.commands.options import (
+    check_one_plan,
+    debug_option,
+    json_option,
+    pruning_options,
+)
+from sparsevlm_trt.runtime.console import Progress, print_json
+from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.table import format_table
+from sparsevlm_trt.runtime.units import spell_bytes
+
+__all__ = ["export"]
+
+DEFAULT_BUDGET = 192
+# The prompt of the closing table, where the bundle has no vision graph to count for it.
+VISUAL_TOKENS, TEXT_TOKENS = 576, 64
+
+
+class LayerList(click.ParamType):
+    """Layers spelled `2,6,15`."""
+
+    name = "layers"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Read the spelling; anything else is wrong usage."""
+        parts = str(value).split(",") if str(value).strip() else []
+        if not all(part.strip().isdecimal() for part in parts):
+            self.fail(f"{value!r} is no list of layers, such as 2,6,15", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@pruning_options
+@click.option(
+    "--boundaries",
+    type=LayerList(),
+    metavar="L,...",
+    help="Layers to cut after, like 2,6,15.  [default: those of the schedule]",
+)
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
+@click.option(
+    "--opset",
+    type=click.Choice([str(opset) for opset in OPSETS]),
+    default=str(OPSETS[0]),
+    show_default=True,
+)
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@json_option
+@debug_option
+def export(
+    checkpoint: Path,
+    out: Path,
+    *,
+    method: str | None,
+    budget: int | None,
+    schedule: str | None,
+    boundaries: tuple[int, ...] | None,
+    dtype: str,
+    opset: str,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Turn CHECKPOINT, a Hugging Face folder with safetensors, into the bundle OUT.
+
+    Method, budget (192 if nothing is said) or schedule are the bundle's defaults: a request may
+    choose others, as long as they prune after the same layers. If anything fails, OUT is not made.
+    """
+    check_one_plan(budget, schedule)
+    with Progress("exporting", quiet=quiet) as progress:
+        export_bundle(
+            checkpoint,
+            out,
+            method=method or "sparsevlm",
+            budget=DEFAULT_BUDGET if budget is None else budget,
+            schedule=schedule,
+            boundaries=boundaries,
+            dtype=dtype,
+            opset=int(opset),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    bundle = Bundle.open(out, verify=False)  # its writer hashed every file
+    manifest = bundle.manifest
+    num_visual = manifest.vision.num_visual if manifest.vision else VISUAL_TOKENS
+    report = bundle_report(bundle)
+    cost = cost_report(
+        manifest, plan_pruning(manifest), num_visual=num_visual, num_text=TEXT_TOKENS
+    )
+    if as_json:
+        print_json({**report, "cost": cost})
+        return
+    rows = [
+        (
+            stage["graph"],
+            f"{stage['first']}-{stage['stop'] - 1}",
+            spell_bytes(stage["graph_bytes"] + stage["weight_bytes"]),
+            seen["num_visual"],
+        )
+        for stage, seen in zip(report["stages"], cost["stages"], strict=True)
+    ]
+    table = format_table(["stage", "layers", "size", "visual tokens"], rows)
+    size = f"{spell_bytes(report['size_bytes'])} in {report['num_files']} files"
+    average = cost["computed_average_visual_tokens"]
+    click.echo(
+        f"{table}\n\n{out}: {size}; {cost['method']}, {average:.0f} of {num_visual} visual tokens "
+        f"per layer on average"
+    )

@@ -1,0 +1,51 @@
+"""All commands by name: where each lives, what it needs, and its line in the help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["COMMANDS", "CommandSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """A command that is imported only when it is called.
+
+    Attributes:
+        target: `module:name` of its click command.
+        summary: What it does, in one line.
+        extra: The extra whose packages it needs; None for the base install.
+        hidden: Whether the help leaves it out.
+    """
+
+    target: str
+    summary: str
+    extra: str | None = None
+    hidden: bool = False
+
+
+_RUNTIME, _EXPORT = "sparsevlm_trt.runtime.commands", "sparsevlm_trt.export"
+
+COMMANDS: dict[str, CommandSpec] = {
+    "export": CommandSpec(
+        f"{_EXPORT}.cli:export", "Turn a checkpoint into a bundle of ONNX graphs.", "export"
+    ),
+    "run": CommandSpec(f"{_RUNTIME}.run:run", "Answer a question about an image with a bundle."),
+    "inspect": CommandSpec(
+        f"{_RUNTIME}.inspect:inspect", "Show what a bundle holds, and what a prompt would cost."
+    ),
+    "parity": CommandSpec(
+        f"{_EXPORT}.parity_cli:parity",
+        "Compare a bundle with its checkpoint in PyTorch.",
+        "export",
+    ),
+    "doctor": CommandSpec(
+        f"{_RUNTIME}.doctor:doctor", "Show what this machine can run, and what is missing."
+    ),
+    "demo": CommandSpec(
+        f"{_EXPORT}.demo_cli:demo", "Answer three questions with the demo model.", "demo"
+    ),
+    "help-page": CommandSpec(
+        f"{_RUNTIME}.help_page:help_page", "Write docs/cli.md to stdout.", "demo", hidden=True
+    ),
+}
