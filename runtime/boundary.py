@@ -73,6 +73,14 @@ class Votes:
         """Return the votes of a prompt that is not pruned."""
         return cls(np.empty((batch, 0), np.int64), np.empty((batch, 0), np.float32))
 
+    @classmethod
+    def last_token(cls, batch: int) -> Votes:
+        """Return the votes of a prompt that ends with its image: the last token's.
+
+        It is the row that the answer is made from (docs/decisions/004).
+        """
+        return cls(np.full((batch, 1), -1, np.int64), np.ones((batch, 1), np.float32))
+
 
 def votes_of_mask(mask: NDArray[np.bool_]) -> Votes:
     """Turn a rater mask `[B, T]` into votes.

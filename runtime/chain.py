@@ -22,7 +22,6 @@ from sparsevlm_trt.runtime.boundary import (
     stage_trace,
     votes_of_mask,
 )
-from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.kv_cache import StageCache
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Array, Runner
@@ -89,7 +88,7 @@ class Chain:
             Logits of the last position, `[B, vocab]`, and the state to decode from.
 
         Raises:
-            InputError: The scores to replay do not fit the boundaries, or nothing can rate.
+            InputError: The scores to replay do not fit the boundaries.
         """
         batch, length, _ = embeds.shape
         votes = self._votes(embeds, layout, pruning, clock)
@@ -181,10 +180,7 @@ class Chain:
         if layout.num_visual < 2:
             return Votes.nobody(batch)
         if layout.num_text == 0:
-            raise InputError(
-                "prompt | got no text after the image | expected at least one token: it chooses "
-                "what to keep | add text, or use method none"
-            )
+            return Votes.last_token(batch)
         start = layout.prefix + layout.num_visual
         visual, text = embeds[:, layout.prefix : start], embeds[:, start:]
         out = self._run("raters", {"visual_embeds": visual, "text_embeds": text}, clock)

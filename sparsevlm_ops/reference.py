@@ -208,6 +208,9 @@ def _text_raters(
         nothing = torch.zeros(0, device=inputs_embeds.device)
         return nothing.to(torch.int64), nothing
     after = prefix_length + num_visual
+    if after == inputs_embeds.shape[1]:
+        # The prompt ends with its image: its last token rates, the row the answer is made from.
+        return torch.tensor([-1], device=inputs_embeds.device), inputs_embeds.new_zeros(0)
     scores = rater_scores(inputs_embeds[:, prefix_length:after], inputs_embeds[:, after:])
     return rater_mask(scores)[0].nonzero()[:, 0], scores[0]
 

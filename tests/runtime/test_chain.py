@@ -159,10 +159,13 @@ def test_a_text_of_one_token_votes_although_it_is_no_better_than_the_mean(manife
     assert np.isfinite(state.prunes[0][0].scores).all()
 
 
-def test_no_text_after_the_image_is_refused(manifest, runner):
+def test_without_text_after_the_image_the_last_token_votes(manifest, runner):
     layout = Layout(2, 12, 0)
-    with pytest.raises(InputError, match="no text after the image"):
-        Chain(manifest, runner).prefill(embeds(layout), layout, sparse(), 1, Clock())
+    _, state = Chain(manifest, runner).prefill(embeds(layout), layout, sparse(), 1, Clock())
+    counts = (12, state.prunes[0][0].num_visual_out)
+    for call, num_visual in zip(stage_calls(runner)[:2], counts, strict=True):
+        assert call.shapes["rater_index"] == (1, 1)
+        assert call.integers["rater_index"].tolist() == [[2 + num_visual - 1]]
 
 
 def test_rows_of_a_batch_are_what_they_are_alone(make_model):
