@@ -28,19 +28,16 @@ DEFAULT_BUDGET = 192
 VISUAL_TOKENS, TEXT_TOKENS = 576, 64
 
 
-class LayerList(click.ParamType):
-    """Layers spelled `2,6,15`."""
-
-    name = "layers"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Read the spelling; anything else is wrong usage."""
-        parts = str(value).split(",") if str(value).strip() else []
-        if not all(part.strip().isdecimal() for part in parts):
-            self.fail(f"{value!r} is no list of layers, such as 2,6,15", param, ctx)
-        return tuple(int(part) for part in parts)
+def _read_layers(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    """Read layers spelled `2,6,15`; anything else is wrong usage."""
+    if value is None:
+        return None
+    parts = value.split(",") if value.strip() else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of layers, such as 2,6,15")
+    return tuple(int(part) for part in parts)
 
 
 @click.command()
@@ -49,7 +46,7 @@ class LayerList(click.ParamType):
 @pruning_options
 @click.option(
     "--boundaries",
-    type=LayerList(),
+    callback=_read_layers,
     metavar="L,...",
     help="Layers to cut after, like 2,6,15.  [default: those of the schedule]",
 )

@@ -57,6 +57,10 @@ class LazyGroup(click.Group):
             if ctx.meta.get(DEBUG):
                 raise
             raise click.ClickException(str(error)) from error
+        except click.ClickException as error:  # a command told the error by itself
+            if ctx.meta.get(DEBUG) and isinstance(error.__cause__, SparseVLMError):
+                raise error.__cause__ from None
+            raise
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
