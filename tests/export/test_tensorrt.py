@@ -1,0 +1,167 @@
+"""Every graph of an fp16 bundle through TensorRT's parser and builder, dynamic as it is used."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from sparsevlm_trt.export import weights
+from sparsevlm_trt.export.checkpoint import Checkpoint
+from sparsevlm_trt.export.families.registry import open_family
+from sparsevlm_trt.export.to_onnx import onnx_from_module
+from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.manifest import GraphSpec, StageSpec
+
+pytestmark = [
+    pytest.mark.tensorrt,
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorrt") is None,
+        reason="no tensorrt module: install NVIDIA's, or the CPU stand-in",
+    ),
+]
+
+# min, opt, max of each named dim. A decode step has no raters and no visual tokens; the first
+# call has no past.
+DIMS = {
+    "batch": (1, 1, 4),
+    "seq_len": (1, 640, 2048),
+    "past_len": (0, 0, 2048),
+    "num_visual": (0, 576, 1024),
+    "num_raters": (0, 8, 64),
+    "num_text": (1, 64, 512),
+    "num_heads": (1, 4, 4),
+    "num_images": (1, 1, 8),
+}
+# A prune step has a rater, and two visual tokens: one must stay and one must go.
+PRUNE_DIMS = DIMS | {"seq_len": (2, 640, 2048), "num_visual": (2, 576, 1024)}
+PRUNE_DIMS |= {"num_raters": (1, 8, 64)}
+NUM_KEPT = ([1], [192], [1000])
+BUILD = Path(__file__).with_name("tensorrt_build.py")
+KINDS = ["llava-llama", "llava-mistral"]
+GRAPHS = ["vision", "embed", "raters", "stage_0", "stage_1", "stage_2", "prune_sparsevlm", "head"]
+
+
+def profile_of(name: str, graph: GraphSpec) -> dict[str, list[list[int]]]:
+    """Shapes of each input at the least, the usual and the most."""
+    dims = PRUNE_DIMS if name.startswith("prune_") else DIMS
+    return {
+        tensor.name: [
+            [size if isinstance(size, int) else dims[size][i] for size in tensor.shape]
+            for i in range(3)
+        ]
+        for tensor in graph.inputs
+    }
+
+
+def build(path: Path, shapes: dict[str, list[list[int]]]) -> dict[str, Any]:
+    """Parse and build in another process; a builder that crashes fails this test only."""
+    request = {"graph": str(path), "shapes": shapes, "values": {"num_kept": NUM_KEPT}}
+    done = subprocess.run(
+        [sys.executable, BUILD], input=json.dumps(request), capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{path.name}: exit {done.returncode}: {done.stderr[-2000:]}"
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def built(bundle_of):
+    made: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def make(kind: str, graph: str) -> dict[str, Any]:
+        if (kind, graph) not in made:
+            bundle = Bundle.open(bundle_of(kind, "float16"))
+            spec = bundle.manifest.graphs[graph]
+            made[kind, graph] = build(bundle.graph_path(graph), profile_of(graph, spec))
+        return made[kind, graph]
+
+    return make
+
+
+def test_every_graph_is_listed(bundle_of):
+    for kind in KINDS:
+        assert set(Bundle.open(bundle_of(kind, "float16")).manifest.graphs) == set(GRAPHS)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensorrt_builds(built, bundle_of, kind, graph):
+    answer = built(kind, graph)
+    assert answer["parsed"], answer["errors"]
+    assert answer["built"], answer["errors"]
+    # Two inputs of the tracer that were one tensor become one input, and the other goes unread.
+    assert answer["unused"] == []
+    spec = Bundle.open(bundle_of(kind, "float16"), verify=False).manifest.graphs[graph]
+    assert answer["inputs"] == [tensor.name for tensor in spec.inputs]
+    doubts = [line for line in answer["warnings"] if "Int64 binding" not in line]
+    assert doubts == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_num_kept_is_read_by_the_host_and_nothing_else_is(built, kind):
+    shape_tensors = {name: built(kind, name)["shape_tensors"] for name in GRAPHS}
+    assert shape_tensors.pop("prune_sparsevlm") == ["num_kept"]
+    assert not any(shape_tensors.values())
+
+
+@pytest.mark.parametrize("graph", ["stage_0", "stage_1", "stage_2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_is_fused(built, bundle_of, kind, graph):
+    model = Bundle.open(bundle_of(kind, "float16"), verify=False).manifest.model
+    batch, new, past = (DIMS[name][2] for name in ("batch", "seq_len", "past_len"))
+    # What one layer's scores of all heads would take; a fused attention never stores them.
+    scores_bytes = 2 * batch * model.num_heads * new * (new + past)
+    assert 0 < built(kind, graph)["scratch_bytes"] < scores_bytes / 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vision_attention_is_one_node(bundle_of, kind):
+    # In fp16 such a node builds by a fused kernel or not at all.
+    path = Bundle.open(bundle_of(kind, "float16"), verify=False).graph_path("vision")
+    kinds = [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
+    assert kinds.count("Attention") >= 2
+    assert "Softmax" not in kinds
+
+
+class WeightFolder:
+    """Stands in for a bundle's writer: each weight in a file of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        (path / "graphs" / "weights").mkdir(parents=True)
+
+    def add_weight(self, name: str, data: np.ndarray) -> str:
+        file = f"graphs/weights/{name.replace('/', '_')}.bin"
+        (self.path / file).write_bytes(data.tobytes())
+        return file
+
+
+@pytest.mark.parametrize("opset", [23, 24])
+def test_weights_outside_the_graph_are_found(checkpoint_of, tmp_path, monkeypatch, opset):
+    monkeypatch.setattr(weights, "INLINE_BYTES", 256)  # the tiny model's weights are small
+    checkpoint = Checkpoint(checkpoint_of("llama"))
+    graph = open_family(checkpoint, torch.float16).language.stage(StageSpec("stage_0", 0, 1))
+    model = onnx_from_module(graph, opset)
+    files = weights.WeightBinder(checkpoint, WeightFolder(tmp_path)).bind(model, graph)
+    assert len(files) == 7  # the projections of one layer
+    path = tmp_path / "graphs" / "stage_0.onnx"
+    weights.ir.save(model, path)
+    assert path.stat().st_size < 64 * 1024
+    shapes = {
+        value.name: [
+            [size if isinstance(size, int) else DIMS[size.value][i] for size in value.shape]
+            for i in range(3)
+        ]
+        for value in model.graph.inputs
+    }
+    answer = build(path, shapes)
+    assert answer["built"], answer["errors"]
