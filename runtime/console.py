@@ -53,8 +53,8 @@ class Progress:
                 item_show_func=lambda item: item,
             )
             self._bar.__enter__()
-        self._bar.update(number - self._bar.pos)
         self._bar.current_item = name
+        self._bar.update(number - self._bar.pos)
         self._bar.render_progress()
 
     def __enter__(self) -> Progress:

@@ -138,9 +138,13 @@ def _judge_command(name: str, extra: str | None, packages: Sequence[Package]) ->
     bad = _problems(packages, extra)
     reason = None
     if bad:
-        told = ", ".join(f"{package.name} ({package.problem})" for package in bad)
+        told = ", ".join(map(_spell_problem, bad))
         reason = f"needs {told}: {pip_command(extra)}"
     return {"name": name, "works": not bad, "reason": reason}
+
+
+def _spell_problem(package: Package) -> str:
+    return package.name if package.version is None else f"{package.name} ({package.problem})"
 
 
 def _problems(packages: Sequence[Package], extra: str | None) -> list[Package]:

@@ -13,7 +13,9 @@ from sparsevlm_trt.runtime.extras import DISTRIBUTION
 __all__ = ["EXTRAS", "Package", "installed_version", "read_packages"]
 
 EXTRAS = ("export", "demo")  # those that a user installs
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:>=([0-9.]+))?(?:; extra == ['\"](\w+)['\"])?")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_OLDEST = re.compile(r">=\s*([0-9.]+)")
+_EXTRA = re.compile(r"extra == ['\"](\w+)['\"]")
 _MODULES = {"pillow": "PIL"}  # where it is not the distribution's name
 # Builds of ONNX Runtime that bring the same module under another name.
 _STAND_INS = {
@@ -81,9 +83,9 @@ def _version(name: str) -> str | None:
 def _requirements() -> Iterable[tuple[str, str, str | None]]:
     """Read (name, oldest version, extra) from our own metadata."""
     for line in metadata.requires(DISTRIBUTION) or ():
-        found = _REQUIREMENT.fullmatch(line.strip())
-        assert found, f"setup.cfg asks for {line!r}, which doctor cannot read"
-        yield found[1], found[2] or "", found[3]
+        name, oldest, extra = _NAME.match(line), _OLDEST.search(line), _EXTRA.search(line)
+        if name is not None:
+            yield name[0], oldest[1] if oldest else "", extra[1] if extra else None
 
 
 def _order(requirement: tuple[str, str, str | None]) -> int:

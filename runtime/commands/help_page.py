@@ -13,7 +13,7 @@ OPENING = """\
 Written by `python -m sparsevlm_trt.runtime.cli help-page > docs/cli.md`; do not edit it by hand.
 
 Exit codes: 0 done, 1 an error with a remedy (one sentence on stderr), 2 wrong usage, 130
-interrupted. `--debug`, before the command or after it, shows the traceback of an error.
+interrupted. `sparsevlm --debug COMMAND ...` shows the traceback of an error.
 """
 
 
