@@ -58,8 +58,8 @@ def inspect(
     """Show what PATH holds: a bundle's folder, or an .onnx file.
 
     Of a bundle also what a prompt costs before anything runs: tokens, FLOPs and KV cache of each
-    stage, pruned and not. A FLOP is half of a multiply-add (MAC). Only an .onnx file needs the
-    onnx package.
+    stage, pruned and not. A multiply-add (MAC) is two FLOPs. Only an .onnx file needs more than
+    the base install.
     """
     check_one_plan(budget, schedule)
     if path.name == MANIFEST_NAME:
