@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sparsevlm_trt.export.parity.tolerances import tolerance
 from sparsevlm_trt.runtime.generation import Result
 
-__all__ = ["AnswerCheck", "compare_answers"]
+__all__ = ["AnswerCheck", "LogitsCheck", "compare_answers", "compare_logits"]
 
 Floats = NDArray[np.float32]
 
@@ -40,6 +40,31 @@ class AnswerCheck:
     num_equal: int
     token_margin: float | None
     passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsCheck:
+    """One row of logits held against the reference's.
+
+    Attributes:
+        error: Largest absolute difference.
+        largest_logit: Largest magnitude in the reference.
+        allowed: Largest difference that passes.
+        passed: Whether it does.
+    """
+
+    error: float
+    largest_logit: float
+    allowed: float
+    passed: bool
+
+
+def compare_logits(chain: Floats, reference: Floats, dtype: str) -> LogitsCheck:
+    """Compare logits of one position, `[vocab]` each."""
+    error = float(np.abs(chain.astype(np.float64) - reference).max())
+    largest = float(np.abs(reference).max())
+    allowed = tolerance("logits", dtype).allowed(largest)
+    return LogitsCheck(error, largest, allowed, error <= allowed)
 
 
 def compare_answers(

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
-from sparsevlm_ops.reference import ReferenceResult, pruned_generate
+from sparsevlm_ops.reference import pruned_generate
 from sparsevlm_ops.schedule import Schedule
-from sparsevlm_trt.export.parity.answers import AnswerCheck, compare_answers
-from sparsevlm_trt.export.parity.decisions import (
-    DecisionsVerdict,
-    compare_decisions,
-    kept_by,
-    same_decisions,
+from sparsevlm_trt.export.parity.answers import (
+    AnswerCheck,
+    LogitsCheck,
+    compare_answers,
+    compare_logits,
 )
+from sparsevlm_trt.export.parity.decisions import DecisionsVerdict, compare_decisions
+from sparsevlm_trt.export.parity.follow import follow
 from sparsevlm_trt.export.parity.graphs import GraphsVerdict, compare_graphs
 from sparsevlm_trt.export.parity.prompts import ParityPrompt, ask
 from sparsevlm_trt.export.parity.recorder import GraphCall, RecordingRunner
@@ -42,7 +43,10 @@ class CaseReport:
         graphs: The first question.
         decisions: The second; None where nothing is pruned.
         answer: The third.
-        replayed: The third once more with the reference's decisions; None where nothing is pruned.
+        replayed: The third once more with the reference's scores in place of the chain's, so
+            that both keep the same tokens; None where nothing is pruned.
+        followed: The prompt's logits with the chain's decisions in the reference, merged tokens
+            too: what is left is numeric drift. None where nothing is pruned.
         tokens: The chain's.
     """
 
@@ -58,27 +62,26 @@ class CaseReport:
     decisions: DecisionsVerdict | None
     answer: AnswerCheck
     replayed: AnswerCheck | None
+    followed: LogitsCheck | None
     tokens: tuple[int, ...]
 
     @property
     def drifted(self) -> bool:
-        """Whether ties went the other way, and all else is right once decisions are replayed.
+        """Whether the chain took other decisions, all of them ties.
 
-        Such an answer belongs to another, equally good selection; it cannot be compared.
+        Its answer then belongs to another, equally good selection, and is not comparable.
         """
-        return (
-            self.decisions is not None
-            and self.decisions.passed
-            and not self.decisions.same
-            and self.replayed is not None
-            and self.replayed.passed
-        )
+        decisions = self.decisions
+        return decisions is not None and decisions.passed and not decisions.same
 
     @property
     def answer_passed(self) -> bool:
-        """Whether the answer is the reference's, or differs by ties alone."""
-        replay_passed = self.replayed is None or self.replayed.passed
-        return replay_passed and (self.answer.passed or self.drifted)
+        """Whether logits and tokens are the reference's, but for what ties decide."""
+        if self.followed is not None and not self.followed.passed:
+            return False
+        if self.drifted:
+            return True
+        return self.answer.passed and (self.replayed is None or self.replayed.passed)
 
     @property
     def passed(self) -> bool:
@@ -116,20 +119,26 @@ class Sides:
             decisions=None,
             answer=compare_answers(chain, tokens, logits, self._dtype),
             replayed=None,
+            followed=None,
             tokens=tuple(chain.tokens),
         )
 
-    def compare_pruned(
-        self, prompt: ParityPrompt, method: str, schedule: Schedule
-    ) -> CaseReport:
+    def compare_pruned(self, prompt: ParityPrompt, method: str, schedule: Schedule) -> CaseReport:
         """Hold a pruned answer against the plain PyTorch reference of its method."""
         chain, calls = self._record(prompt, method=method, schedule=schedule)
-        own = self._prune(prompt, method, schedule)
-        # Where the two took different tokens on, the later boundaries see other tokens: the
-        # chain's decisions are then judged by a reference that follows them.
-        judge = own
-        if not same_decisions(chain.trace.stages, own):
-            judge = self._prune(prompt, method, schedule, replay=kept_by(chain.trace.stages))
+        embeds = self.reference.prompt_embeds(prompt)
+        own = pruned_generate(
+            self.reference.model,
+            embeds,
+            prompt.layout.prefix,
+            prompt.layout.num_visual,
+            schedule,
+            method=method,
+            max_new_tokens=self.num_tokens,
+        )
+        path = chain.trace.stages
+        manifest = self.session.bundle.manifest
+        followed = follow(self.reference, manifest, embeds, prompt.layout, path, calls)
         scores = [stage.scores.numpy() for stage in own.stages]
         replayed = ask(
             self.session,
@@ -140,7 +149,7 @@ class Sides:
             replay=scores,
         )
         logits = torch.cat([own.prefill_logits[None], own.step_logits]).numpy()
-        decisions = compare_decisions(chain.trace.stages, judge, calls, self._dtype)
+        decisions = compare_decisions(path, own, followed, calls, self._dtype)
         return self._report(
             prompt,
             method=method,
@@ -150,6 +159,7 @@ class Sides:
             decisions=decisions,
             answer=compare_answers(chain, own.tokens, logits, self._dtype),
             replayed=compare_answers(replayed, own.tokens, logits, self._dtype),
+            followed=compare_logits(chain.prefill_logits, followed.prefill_logits, self._dtype),
             tokens=tuple(chain.tokens),
         )
 
@@ -164,24 +174,6 @@ class Sides:
         finally:
             calls = self.runner.stop()
         return result, calls
-
-    def _prune(
-        self,
-        prompt: ParityPrompt,
-        method: str,
-        schedule: Schedule,
-        replay: list[torch.Tensor] | None = None,
-    ) -> ReferenceResult:
-        return pruned_generate(
-            self.reference.model,
-            self.reference.prompt_embeds(prompt),
-            prompt.layout.prefix,
-            prompt.layout.num_visual,
-            schedule,
-            method=method,
-            max_new_tokens=1 if replay else self.num_tokens,
-            replay=replay,
-        )
 
     def _compare_graphs(self, calls: list[GraphCall]) -> GraphsVerdict:
         reference = TorchGraphs(self.reference, self.session.bundle.manifest)

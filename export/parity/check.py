@@ -88,9 +88,7 @@ def check_parity(
         for prompt in make_prompts(session, images, question, seed):
             if pruning.schedule is not None:
                 say(f"{prompt.label}: pruned, {pruning.schedule.spell()}")
-                cases.append(
-                    sides.compare_pruned(prompt, pruning.method.name, pruning.schedule)
-                )
+                cases.append(sides.compare_pruned(prompt, pruning.method.name, pruning.schedule))
             say(f"{prompt.label}: unpruned")
             cases.append(sides.compare_unpruned(prompt))
     nominal = _nominal(budget, schedule, manifest.plan.budget)

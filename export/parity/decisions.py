@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from sparsevlm_ops.reference import ReferenceResult, ReferenceStage
+from sparsevlm_ops.reference import ReferenceResult
+from sparsevlm_trt.export.parity.follow import Followed, FollowedBoundary
 from sparsevlm_trt.export.parity.recorder import GraphCall
 from sparsevlm_trt.export.parity.selections import (
     SelectionCheck,
@@ -17,7 +17,10 @@ from sparsevlm_trt.export.parity.selections import (
 )
 from sparsevlm_trt.runtime.trace import StageTrace
 
-__all__ = ["BoundaryCheck", "DecisionsVerdict", "compare_decisions", "kept_by", "same_decisions"]
+__all__ = ["BoundaryCheck", "DecisionsVerdict", "compare_decisions"]
+
+# Only scores near the border can change sides; those far from it are larger, errors and all.
+_NEAR = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,21 @@ class BoundaryCheck:
         layer: The pruning layer; -1 for the choice of raters before the first layer.
         num_visual: Tokens to choose from.
         selection: The decision held against the reference.
-        score_error: Largest difference of a score, as a share of the reference's largest.
+        score_error: Largest difference of a score near the border between the chosen and the
+            others, as a share of the score at the border: the noise that makes a tie.
+        num_regrouped: Merge candidates that the reference would have merged with others.
     """
 
     layer: int
     num_visual: int
     selection: SelectionCheck
     score_error: float
+    num_regrouped: int = 0
+
+    @property
+    def same(self) -> bool:
+        """Whether the same tokens go on, kept and merged alike."""
+        return self.selection.same and self.num_regrouped == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,59 +62,51 @@ class DecisionsVerdict:
     @property
     def same(self) -> bool:
         """Whether there is no disagreement at all."""
-        return all(boundary.selection.same for boundary in self.boundaries)
-
-
-def same_decisions(chain: Sequence[StageTrace], reference: ReferenceResult) -> bool:
-    """Whether the chain kept what the reference kept, so that both went the same way."""
-    return len(chain) == len(reference.stages) and all(
-        np.array_equal(own.kept, stage.kept.numpy())
-        and np.array_equal(np.sort(own.merge_candidates), np.sort(stage.merge_candidates.numpy()))
-        for own, stage in zip(chain, reference.stages, strict=True)
-    )
-
-
-def kept_by(chain: Sequence[StageTrace]) -> list[torch.Tensor]:
-    """The chain's decisions for the reference to follow, which still scores by itself."""
-    return [torch.from_numpy(np.array(stage.kept)) for stage in chain]
+        return all(boundary.same for boundary in self.boundaries)
 
 
 def compare_decisions(
     chain: Sequence[StageTrace],
     reference: ReferenceResult,
+    followed: Followed,
     calls: Sequence[GraphCall],
     dtype: str,
 ) -> DecisionsVerdict:
-    """Judge each boundary by the reference's scores.
+    """Judge each boundary by the scores of a reference that went the same way up to it.
 
     Args:
         chain: The chain's record of a run.
-        reference: A run with the same tokens kept at every boundary: its own, where they agree,
-            else one that followed `kept_by`. Then a disagreement at one boundary does not make
-            all later ones incomparable.
+        reference: The reference's own run; its choice of raters is read.
+        followed: The reference along the chain's path. There a disagreement at one boundary does
+            not make all later ones incomparable.
         calls: The graph calls of the chain's run, among them that of the raters.
         dtype: The bundle's dtype, which sets the noise of scores.
     """
     checks = []
     for call in calls:
-        if call.graph == "raters" and reference.rater_scores.numel():
+        if call.graph == "raters":
             scores = reference.rater_scores.numpy()
             mask = np.zeros(len(scores), np.bool_)
             mask[reference.rater_index.numpy()] = True
             choice = compare_raters(scores, mask, call.outputs["rater_mask"][0], dtype)
-            error = _share(call.outputs["rater_scores"][0], scores)
+            own_scores = call.outputs["rater_scores"][0]
+            error = _noise(own_scores, scores, float(scores.mean()))
             checks.append(BoundaryCheck(-1, len(scores), choice, error))
-    for own, stage in zip(chain, reference.stages, strict=True):
-        checks.append(_boundary(own, stage, dtype))
+    for own, boundary in zip(chain, followed.boundaries, strict=True):
+        checks.append(_boundary(own, boundary, dtype))
     return DecisionsVerdict(tuple(checks))
 
 
-def _boundary(own: StageTrace, stage: ReferenceStage, dtype: str) -> BoundaryCheck:
-    scores = stage.scores.numpy()
+def _boundary(own: StageTrace, boundary: FollowedBoundary, dtype: str) -> BoundaryCheck:
+    scores = boundary.scores
     selection = compare_selection(scores, own.kept, own.merge_candidates, dtype)
-    return BoundaryCheck(own.layer, own.num_visual_in, selection, _share(own.scores, scores))
+    border = float(np.sort(scores)[-len(own.kept)])
+    error = _noise(own.scores, scores, border)
+    return BoundaryCheck(own.layer, own.num_visual_in, selection, error, boundary.num_regrouped)
 
 
-def _share(got: np.ndarray, expected: np.ndarray) -> float:
-    largest = float(np.abs(expected).max(initial=0.0))
-    return float(np.abs(got - expected).max(initial=0.0)) / (largest or 1.0)
+def _noise(got: np.ndarray, expected: np.ndarray, border: float) -> float:
+    """Largest difference of a score that lies near the border, as a share of it."""
+    near = np.abs(expected - border) <= _NEAR * abs(border)
+    difference = np.abs(got.astype(np.float64) - expected)[near]
+    return float(difference.max(initial=0.0)) / (abs(border) or 1.0)

@@ -30,11 +30,7 @@ def machine_facts() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-    for package in _PACKAGES:
-        try:
-            facts[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            facts[package] = "not installed"
+    facts |= {package: metadata.version(package) for package in _PACKAGES}
     return dict(sorted(facts.items()))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsevlm_trt.export.parity.answers import AnswerCheck
+from sparsevlm_trt.export.parity.answers import AnswerCheck, LogitsCheck
 from sparsevlm_trt.export.parity.case import CaseReport
 from sparsevlm_trt.export.parity.graphs import TensorCheck
 
@@ -35,12 +35,15 @@ def case_lines(case: CaseReport) -> list[str]:
                 f"   - {where}: {choice.num_chosen} of {boundary.num_visual}, overlap "
                 f"{choice.overlap:.2%}, scores within {boundary.score_error:.1e}"
                 + (f"; {said}" if said else "")
+                + (f"; {boundary.num_regrouped} regrouped" if boundary.num_regrouped else "")
             )
-    drifted = " (ties went the other way; equal once replayed)" if case.drifted else ""
+    drifted = " (ties went the other way: judged along the chain's path)" if case.drifted else ""
     lines.append(f"3. Answer: {_word(case.answer_passed)}{drifted}.")
     lines.append(f"   - own decisions: {_answer(case.answer)}")
     if case.replayed is not None:
         lines.append(f"   - the reference's decisions replayed: {_answer(case.replayed)}")
+    if case.followed is not None:
+        lines.append(f"   - the chain's decisions followed: {_logits(case.followed)}")
     return lines
 
 
@@ -62,6 +65,13 @@ def _answer(check: AnswerCheck) -> str:
     if check.token_margin is not None:
         told += f", then the reference prefers its own by {check.token_margin:.1e}"
     return told
+
+
+def _logits(check: LogitsCheck) -> str:
+    return (
+        f"logits within {check.error:.1e} (prompt), allowed {check.allowed:.1e} at "
+        f"{check.largest_logit:.3g}"
+    )
 
 
 def _word(passed: bool) -> str:

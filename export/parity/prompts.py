@@ -17,7 +17,7 @@ from sparsevlm_trt.runtime.generation import Result
 from sparsevlm_trt.runtime.session import Session
 from sparsevlm_trt.runtime.trace import Clock
 
-__all__ = ["DEFAULT_QUESTION", "ParityPrompt", "ask", "make_prompts"]
+__all__ = ["DEFAULT_QUESTION", "ParityPrompt", "ask", "make_prompts", "prompt_from_image"]
 
 DEFAULT_QUESTION = "What is in this picture, and where?"
 # A bare language model has neither pictures nor, as a rule, a tokenizer.
@@ -71,10 +71,10 @@ def make_prompts(
                 "leave --images out: random embeddings stand for the image"
             )
         return [_from_embeddings(session, question, seed)]
-    asked = DEFAULT_QUESTION if question is None else question
+    text = _render(session, DEFAULT_QUESTION if question is None else question)
     if not images:
-        return [_from_image(session, f"synthetic image, seed {seed}", _paint(seed), asked)]
-    return [_from_image(session, Path(image).name, image, asked) for image in images]
+        return [prompt_from_image(session, f"synthetic image, seed {seed}", _paint(seed), text)]
+    return [prompt_from_image(session, Path(image).name, image, text) for image in images]
 
 
 def ask(session: Session, prompt: ParityPrompt, **options: Any) -> Result:
@@ -90,15 +90,22 @@ def ask(session: Session, prompt: ParityPrompt, **options: Any) -> Result:
     return session.generate(images=list(prompt.images), prompt=prompt.text, **options)
 
 
-def _from_image(session: Session, label: str, image: Any, question: str) -> ParityPrompt:
+def prompt_from_image(session: Session, label: str, image: Any, text: str) -> ParityPrompt:
+    """Make a prompt of a text with one image placeholder.
+
+    Args:
+        session: The bundle's session.
+        label: Names the prompt in the report.
+        image: What `Session.generate` takes as one image.
+        text: Used as it is.
+
+    Raises:
+        InputError: The image cannot be read, or the bundle has no tokenizer.
+        ParityError: There is not one placeholder.
+    """
     vision = session.bundle.manifest.vision
     assert vision is not None
     processor = session.processor
-    if processor.chat is not None:
-        parts = [{"type": "image"}, {"type": "text", "text": question}]
-        text = processor.render([{"role": "user", "content": parts}])
-    else:
-        text = f"USER: <image>\n{question} ASSISTANT:"
     ids = np.array(processor.encode(text), np.int64)
     pixels = processor.images([image])
     places = np.flatnonzero(ids == vision.image_token_id)
@@ -119,6 +126,14 @@ def _from_image(session: Session, label: str, image: Any, question: str) -> Pari
         ids=ids,
         pixels=pixels,
     )
+
+
+def _render(session: Session, question: str) -> str:
+    """A question about an image, in the model's own form where the bundle knows it."""
+    if session.processor.chat is None:
+        return f"USER: <image>\n{question} ASSISTANT:"
+    parts = [{"type": "image"}, {"type": "text", "text": question}]
+    return session.processor.render([{"role": "user", "content": parts}])
 
 
 def _from_embeddings(session: Session, question: str | None, seed: int) -> ParityPrompt:

@@ -60,8 +60,7 @@ class ParityReport:
         """All in one line."""
         count = sum(case.passed for case in self.cases)
         error = max(_graph_error(case) for case in self.cases)
-        settled = [case.replayed or case.answer for case in self.cases]
-        logits = max(max(check.prefill_error, check.step_error) for check in settled)
+        logits = max(_logits_error(case) for case in self.cases)
         return (
             f"parity {'passed' if self.passed else 'FAILED'}: {count} of {len(self.cases)} cases, "
             f"{self.dtype} on {self.runner}; graphs within {error:.1e} of their scale, "
@@ -132,11 +131,18 @@ def _graph_error(case: CaseReport) -> float:
     return max(check.max_rel for check in case.graphs.checks)
 
 
+def _logits_error(case: CaseReport) -> float:
+    """The numeric drift: of the answer where both sides took the same decisions."""
+    if case.drifted and case.followed is not None:
+        return case.followed.error
+    return max(case.answer.prefill_error, case.answer.step_error)
+
+
 def _case_json(case: CaseReport) -> dict[str, Any]:
     """A case with its verdicts spelled out."""
     found = {field.name: getattr(case, field.name) for field in dataclasses.fields(case)}
     graphs, decisions = found.pop("graphs"), found.pop("decisions")
-    plain: dict[str, Any] = _plain({**found, "passed": case.passed})
+    plain: dict[str, Any] = _plain({**found, "passed": case.passed, "drifted": case.drifted})
     plain["verdicts"] = {
         "graphs": graphs.passed,
         "decisions": None if decisions is None else decisions.passed,

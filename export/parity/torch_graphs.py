@@ -53,7 +53,7 @@ class TorchGraphs:
         """
         given = {name: _tensor(value) for name, value in inputs.items()}
         if graph in self._stages:
-            made = self._stage(self._stages[graph], given)
+            made = self.stage(self._stages[graph], given)
         elif graph.startswith("prune_"):
             made = _prune(given, outputs)
         elif graph == "raters":
@@ -67,8 +67,9 @@ class TorchGraphs:
             made = {"logits": self._reference.logits(given["hidden_states"])}
         return {name: value.numpy() for name, value in made.items()}
 
-    def _stage(self, stage: StageSpec, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the decoder's own layers `[first, stop)`."""
+    @torch.no_grad()
+    def stage(self, stage: StageSpec, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the decoder's own layers `[first, stop)` on a stage graph's inputs, float32."""
         decoder = self._reference.decoder
         hidden, positions = given["hidden_states"], given["position_ids"]
         past = given[f"past_key_values.{stage.first}.key"].shape[1]
@@ -132,7 +133,8 @@ def _prune(given: Mapping[str, Tensor], outputs: Mapping[str, Array]) -> dict[st
     order = np.concatenate([kept, candidates], axis=1)  # [B, K+M]
     # Falling scores in that order make `prune_step` decide the same.
     ranked = np.zeros(scores.shape, np.float32)
-    falling = np.broadcast_to(np.arange(order.shape[1], 0, -1, np.float32), order.shape)
+    places = np.arange(order.shape[1], 0, -1).astype(np.float32)
+    falling = np.broadcast_to(places, order.shape)
     np.put_along_axis(ranked, order.clip(0, scores.shape[1] - 1), falling, axis=1)
     pruned = prune_step(
         given["hidden_states"],
@@ -156,7 +158,8 @@ def _tensor(value: Array) -> Tensor:
 
 def _heads(flat: Tensor, head_dim: int) -> Tensor:
     """`[B, L, G*D]` to `[B, G, L, D]`."""
-    return flat.unflatten(2, (-1, head_dim)).transpose(1, 2)
+    batch, length, _ = flat.shape
+    return flat.reshape(batch, length, -1, head_dim).transpose(1, 2)
 
 
 def _rows(heads: Tensor) -> Tensor:

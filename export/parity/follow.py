@@ -1,0 +1,142 @@
+"""The reference led along the chain's own path: its decisions are taken, all else is computed.
+
+Where the chain and the reference take different tokens on, even by a tie, later boundaries and
+logits cannot be compared any more. Here they can: the same raters vote, the same tokens are kept
+and the same ones are merged, so that every later token stands for the same patches.
+
+Dims: S tokens, N hidden size, V visual tokens, K kept, M merge candidates, C merged tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsevlm_ops.recycling import COUNT_EPSILON, cluster_centres, squared_distances
+from sparsevlm_ops.schedule import num_merged
+from sparsevlm_ops.scoring import visual_scores
+from sparsevlm_trt.export.parity.recorder import GraphCall
+from sparsevlm_trt.export.parity.reference_model import ReferenceModel
+from sparsevlm_trt.export.parity.torch_graphs import TorchGraphs
+from sparsevlm_trt.runtime.boundary import Layout
+from sparsevlm_trt.runtime.manifest import Manifest
+from sparsevlm_trt.runtime.trace import StageTrace
+
+__all__ = ["Followed", "FollowedBoundary", "follow"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FollowedBoundary:
+    """One boundary on the chain's path.
+
+    Attributes:
+        scores: The reference's visual scores there, `[V]` float32.
+        num_regrouped: Of the chain's merge candidates, those that the reference would have put
+            into another merged token. Clusters follow from the hidden states of a stage, so
+            rounding can regroup them; that the prune graph groups rightly what it is given is the
+            first question's matter.
+    """
+
+    scores: NDArray[np.float32]
+    num_regrouped: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Followed:
+    """A prefill of the reference with the chain's decisions.
+
+    Attributes:
+        boundaries: Those that pruned.
+        prefill_logits: `[vocab]` float32.
+    """
+
+    boundaries: tuple[FollowedBoundary, ...]
+    prefill_logits: NDArray[np.float32]
+
+
+@torch.no_grad()
+def follow(
+    reference: ReferenceModel,
+    manifest: Manifest,
+    embeds: Tensor,
+    layout: Layout,
+    path: Sequence[StageTrace],
+    calls: Sequence[GraphCall],
+) -> Followed:
+    """Read a prompt along the chain's path.
+
+    Args:
+        reference: The checkpoint's model.
+        manifest: Describes the stages.
+        embeds: The prompt as the reference embeds it, `[1, S, N]` float32.
+        layout: Where its visual block lies.
+        path: What the chain did at each boundary that pruned.
+        calls: The graph calls of the chain's prefill: raters and prune steps are read.
+    """
+    graphs = TorchGraphs(reference, manifest)
+    width = manifest.model.num_kv_heads * manifest.model.head_dim
+    raters = _raters(calls)
+    steps = {step.layer: step for step in path}
+    prunes = iter([call for call in calls if call.graph.startswith("prune_")])
+    hidden, start, count = embeds, layout.prefix, layout.num_visual
+    boundaries = []
+    for stage in manifest.stages:
+        step = steps.get(stage.stop - 1)
+        given = {
+            "hidden_states": hidden,
+            "position_ids": torch.arange(hidden.shape[1])[None],
+            "past_lengths": torch.zeros(1, dtype=torch.int64),
+            "rater_index": (raters + start + count)[None],
+            "visual_index": torch.arange(start, start + count)[None],
+        }
+        for layer in range(stage.first, stage.stop):
+            for part in ("key", "value"):
+                given[f"past_key_values.{layer}.{part}"] = torch.zeros(1, 0, width)
+        made = graphs.stage(stage, given)
+        hidden = made["last_hidden_state"]
+        if step is None:
+            continue
+        attention = made["rater_attention"]
+        scores = visual_scores(attention, torch.ones(1, len(raters)))[0]
+        hidden, num_regrouped = _prune_alike(hidden, start, count, step, next(prunes))
+        boundaries.append(FollowedBoundary(scores.numpy(), num_regrouped))
+        count = step.num_visual_out
+    logits = reference.logits(hidden[:, -1])[0]
+    return Followed(tuple(boundaries), logits.numpy())
+
+
+def _raters(calls: Sequence[GraphCall]) -> Tensor:
+    """The chain's raters, counted in the text after the image."""
+    masks = [call.outputs["rater_mask"][0] for call in calls if call.graph == "raters"]
+    found = np.flatnonzero(masks[0]) if masks else np.zeros(0, np.int64)
+    return torch.from_numpy(found)
+
+
+def _prune_alike(
+    hidden: Tensor, start: int, count: int, step: StageTrace, call: GraphCall
+) -> tuple[Tensor, int]:
+    """Lay the next sequence from the reference's rows, kept and grouped as the chain did."""
+    candidates = torch.from_numpy(np.array(step.merge_candidates))
+    visual = hidden[0, start : start + count]
+    chain_rows = torch.from_numpy(call.inputs["hidden_states"][0].astype(np.float32))
+    groups = _groups(chain_rows[start : start + count][candidates])
+    own_groups = _groups(visual[candidates])
+    member = (groups == torch.arange(step.num_merged)[:, None]).float()  # [C, M]
+    merged = member @ visual[candidates] / (member.sum(dim=1, keepdim=True) + COUNT_EPSILON)
+    kept = visual[torch.from_numpy(np.array(step.kept))]
+    following = torch.cat([hidden[0, :start], kept, merged, hidden[0, start + count :]])
+    return following[None], int((groups != own_groups).sum())
+
+
+def _groups(tokens: Tensor) -> Tensor:
+    """Which merged token each candidate `[M, N]` goes into, as `merge_clusters` decides."""
+    squared = squared_distances(tokens[None])
+    centres = cluster_centres(squared, num_merged(len(tokens)))[0]
+    to_centre = squared[0, centres]  # [C, M]
+    to_centre[torch.arange(len(centres)), centres] = -1.0  # a centre is its own
+    return to_centre.argmin(dim=0)
