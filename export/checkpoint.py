@@ -109,8 +109,8 @@ def _read_config(path: Path) -> PretrainedConfig:
         )
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # its checks raise errors of many kinds, all about this file
+        reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
         raise ExportError(
             f"checkpoint {path} | config.json: {reason} | expected a model that transformers "
             "knows | update transformers, or check the file"
@@ -120,28 +120,45 @@ def _read_config(path: Path) -> PretrainedConfig:
 def _tensor_files(path: Path) -> dict[str, Path]:
     index = path / _INDEX
     if index.is_file():
-        try:
-            weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        except (ValueError, KeyError) as error:
-            raise _damaged(index, error) from error
-        missing = sorted({f for f in weight_map.values() if not (path / f).is_file()})
-        if missing:
-            raise ExportError(
-                f"checkpoint {path} | missing {', '.join(missing)} | expected every shard named "
-                f"in {_INDEX} | finish the download"
-            )
-        return {name: path / file for name, file in weight_map.items()}
+        return _sharded_files(path, index)
     single = path / _SINGLE
     if not single.is_file():
         raise ExportError(
             f"checkpoint {path} | no {_SINGLE} and no {_INDEX} | expected safetensors weights "
             "| convert with transformers: from_pretrained(...).save_pretrained(...)"
         )
+    return dict.fromkeys(_stored_names(single), single)
+
+
+def _sharded_files(path: Path, index: Path) -> dict[str, Path]:
+    """Look into every shard now: a bad one should not be found after minutes of work."""
     try:
-        with safe_open(single, framework="pt") as handle:
-            return dict.fromkeys(handle.keys(), single)
+        weight_map = dict[str, str](json.loads(index.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise _damaged(index, error) from error
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (path / shard).is_file()]
+    if missing:
+        raise ExportError(
+            f"checkpoint {path} | missing {', '.join(missing)} | expected every shard named "
+            f"in {_INDEX} | finish the download"
+        )
+    stored = {shard: set(_stored_names(path / shard)) for shard in shards}
+    absent = sorted(name for name, shard in weight_map.items() if name not in stored[shard])
+    if absent:
+        raise ExportError(
+            f"checkpoint {path} | no tensor {absent[0]} in {weight_map[absent[0]]} "
+            f"({len(absent)} in all) | expected what {_INDEX} says | download it again"
+        )
+    return {name: path / shard for name, shard in weight_map.items()}
+
+
+def _stored_names(file: Path) -> list[str]:
+    try:
+        with safe_open(file, framework="pt") as handle:
+            return list(handle.keys())
     except (SafetensorError, OSError) as error:
-        raise _damaged(single, error) from error
+        raise _damaged(file, error) from error
 
 
 def _damaged(file: Path, error: Exception) -> ExportError:

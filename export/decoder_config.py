@@ -86,6 +86,12 @@ class DecoderConfig:
                 f"| expected one of {', '.join(_ACTIVATIONS)} | use another checkpoint"
             )
         heads = config.num_attention_heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        if heads % kv_heads:
+            raise ExportError(
+                f"language model | got {heads} heads on {kv_heads} key heads | expected a "
+                "multiple | check num_key_value_heads in config.json"
+            )
         # Inside its window a sliding-window layer is an ordinary causal one; beyond it is not.
         window = getattr(config, "sliding_window", None)
         longest = config.max_position_embeddings
@@ -95,7 +101,7 @@ class DecoderConfig:
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             num_heads=heads,
-            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            num_kv_heads=kv_heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             vocab_size=config.vocab_size,
             max_position=min(longest, window) if window else longest,

@@ -16,6 +16,7 @@ from sparsevlm_trt.export.decoder_layer import Projection
 from sparsevlm_trt.export.embed_head import Embed, Head
 from sparsevlm_trt.export.graph_module import GraphModule, WeightSource
 from sparsevlm_trt.export.stage import Stage
+from sparsevlm_trt.runtime.errors import ExportError
 from sparsevlm_trt.runtime.manifest import StageSpec
 
 __all__ = ["LanguageGraphs"]
@@ -44,6 +45,12 @@ class LanguageGraphs:
         """Read the shape; nothing else yet."""
         self.checkpoint, self.dtype = checkpoint, dtype
         tied = not checkpoint.has("lm_head.weight", _HEAD_PREFIXES)
+        declared = (checkpoint.config, config)  # a VLM's outer config, or the inner one, says so
+        if tied and not any(getattr(each, "tie_word_embeddings", False) for each in declared):
+            raise ExportError(
+                f"checkpoint {checkpoint.path} | no tensor 'lm_head.weight' | expected one, as "
+                "config.json ties no embeddings | the weights are incomplete: download them again"
+            )
         self.config = DecoderConfig.from_hf(config, tied_head=tied)
         self._rotary = rotary_frequencies(config)
 

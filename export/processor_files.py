@@ -77,5 +77,11 @@ def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:
 def _nested_image_processor(path: Path) -> bytes | None:
     if not path.is_file():
         return None
-    nested = json.loads(path.read_text()).get("image_processor")
+    try:
+        nested = dict(json.loads(path.read_text())).get("image_processor")
+    except (OSError, ValueError, TypeError) as error:
+        raise ExportError(
+            f"checkpoint {path.parent} | processor_config.json: {error} | expected a JSON object "
+            "| download it again: it is damaged"
+        ) from error
     return None if nested is None else json.dumps(nested, indent=2, sort_keys=True).encode()

@@ -85,7 +85,12 @@ def _load_tower(checkpoint: Checkpoint, dtype: torch.dtype) -> _VisionTower:
     weights = {name: value for part in _PARTS for name, value in checkpoint.tensors(part).items()}
     with _silence():
         model, report = LlavaForConditionalGeneration.from_pretrained(
-            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # we tell of them ourselves
         )
     absent = [n for n in sorted(report["missing_keys"]) if any(part in n for part in _PARTS)]
     problems = [f"no tensor {name}" for name in absent]
@@ -95,7 +100,14 @@ def _load_tower(checkpoint: Checkpoint, dtype: torch.dtype) -> _VisionTower:
             f"checkpoint {checkpoint.path} | {'; '.join(problems)} "
             "| expected the vision tower of config.json | the config does not fit the weights"
         )
-    return _VisionTower(model, dtype).eval()
+    tower = _VisionTower(model, dtype).eval()
+    lost = [n for n, p in tower.named_parameters() if not bool(torch.isfinite(p).all())]
+    if lost:
+        raise ExportError(
+            f"checkpoint {checkpoint.path} | {', '.join(lost)} not finite as {dtype} "
+            "| expected numbers within its range | export with --dtype float32"
+        )
+    return tower
 
 
 @contextmanager
@@ -121,6 +133,13 @@ def _vision_spec(config: LlavaConfig) -> VisionSpec:
             f"vision tower | got vision_feature_select_strategy {strategy!r} for "
             f"{vision.model_type} | expected what leaves exactly the image's patches: 'default' "
             "drops the class token, 'full' fits a tower without one | use another checkpoint"
+        )
+    layers, deepest = config.vision_feature_layer, vision.num_hidden_layers
+    layers = [layers] if isinstance(layers, int) else layers
+    if not all(-deepest - 1 <= layer <= deepest for layer in layers):
+        raise ExportError(
+            f"vision tower | got vision_feature_layer {config.vision_feature_layer} "
+            f"| expected layers of this {deepest}-layer tower | check config.json"
         )
     size = vision.image_size
     height, width = (size, size) if isinstance(size, int) else size
