@@ -18,7 +18,8 @@ from sparsevlm_trt.runtime.sampling import Sampler
 from sparsevlm_trt.runtime.stops import StopMatcher
 from sparsevlm_trt.runtime.trace import Clock, Trace
 
-if TYPE_CHECKING:  # importing the tokenizers library takes time that arrays do not need
+if TYPE_CHECKING:  # importing tokenizers and Pillow takes time that arrays do not need
+    from sparsevlm_trt.runtime.image_config import ImageConfig
     from sparsevlm_trt.runtime.tokenizer import IncrementalDecoder, Tokenizer
 
 __all__ = ["Event", "Result", "drain", "generate", "pieces"]
@@ -101,6 +102,7 @@ def generate(
     embeds: Array,
     layout: Layout,
     *,
+    image_config: ImageConfig | None,
     tokenizer: Tokenizer | None,
     stop_tokens: frozenset[int],
     clock: Clock,
@@ -115,6 +117,7 @@ def generate(
         request: What is asked.
         embeds: `[B, S, N]` of the model's dtype.
         layout: Where the visual block lies, within the model's positions.
+        image_config: How the images became pixels, for the record; None without images.
         tokenizer: Makes the text; None: tokens only.
         stop_tokens: Tokens that end an answer unless the request names its own.
         clock: Runs since the model's inputs were ready.
@@ -188,6 +191,7 @@ def generate(
                 decode_ms=tuple(wall for wall, _ in decode),
                 host_prefill_ms=host_prefill_ms,
                 host_decode_ms=tuple(host for _, host in decode),
+                image_config=image_config,
             ),
         )
         for number, row in enumerate(rows)

@@ -19,6 +19,8 @@ __all__ = ["ImageProcessor"]
 
 Pixels: TypeAlias = NDArray[np.float32]
 
+_BRIGHTEST = 255
+
 
 @dataclass(frozen=True, slots=True)
 class ImageProcessor:
@@ -75,6 +77,27 @@ class ImageProcessor:
                 "size, as this model does not resize | make the images equal in size"
             )
         return np.stack(done)
+
+    def seen(self, images: ImageSource | Sequence[ImageSource]) -> list[Image.Image]:
+        """Give the pictures that the pixel values stand for: what the model saw.
+
+        Args:
+            images: As for a call.
+
+        Returns:
+            One RGB image of the model's size for each.
+
+        Raises:
+            InputError: As for a call.
+        """
+        pixels = self(images)
+        if self.config.mean is not None and self.config.std is not None:
+            std, mean = (np.array(one, np.float32) for one in (self.config.std, self.config.mean))
+            pixels = pixels * std[:, None, None] + mean[:, None, None]
+        if self.config.rescale is not None:
+            pixels = pixels / np.float32(self.config.rescale)
+        bands = np.clip(np.rint(pixels), 0, _BRIGHTEST).astype(np.uint8)  # [I, 3, h, w]
+        return [Image.fromarray(np.ascontiguousarray(np.moveaxis(one, 0, -1))) for one in bands]
 
     def _process(self, image: Image.Image) -> Pixels:
         if self.config.square is not None and image.width != image.height:

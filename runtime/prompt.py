@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from sparsevlm_trt.runtime.manifest import Manifest, VisionSpec
 from sparsevlm_trt.runtime.processor import Processor
 from sparsevlm_trt.runtime.runner import Array
 from sparsevlm_trt.runtime.trace import Clock
+
+if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
+    from sparsevlm_trt.runtime.image_config import ImageConfig
 
 __all__ = ["Messages", "Prompt", "prompt_from_embeds", "prompt_from_text"]
 
@@ -29,10 +32,12 @@ class Prompt:
     Attributes:
         embeds: `[B, S, N]` of the model's dtype, contiguous.
         layout: Where the visual block lies.
+        image_config: How its images became pixels; None without images.
     """
 
     embeds: Array
     layout: Layout
+    image_config: ImageConfig | None = None
 
 
 def prompt_from_text(
@@ -109,7 +114,7 @@ def prompt_from_text(
     run = sum(place - number == places[0] for number, place in enumerate(places))
     num_visual = run * features.shape[1]
     layout = Layout(places[0], num_visual, embeds.shape[1] - places[0] - num_visual)
-    return Prompt(embeds, layout)
+    return Prompt(embeds, layout, processor.images.config)
 
 
 def prompt_from_embeds(

@@ -188,7 +188,7 @@ class Session:
                 "expected the same for all prompts | call generate for each"
             )
         embeds = np.concatenate([prompt.embeds for prompt in read])
-        together = Prompt(embeds, read[0].layout)
+        together = Prompt(embeds, read[0].layout, read[0].image_config)
         return drain(self._events(request, together, clock), None)
 
     def close(self) -> None:
@@ -232,6 +232,7 @@ class Session:
             request,
             prompt.embeds,
             prompt.layout,
+            image_config=prompt.image_config,
             tokenizer=self.processor.tokenizer,
             stop_tokens=self.processor.stop_tokens,
             clock=clock,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
+    from sparsevlm_trt.runtime.image_config import ImageConfig
 
 __all__ = ["Clock", "StageTrace", "Trace", "follow_patches", "grid_positions"]
 
@@ -61,6 +64,7 @@ class Trace:
         decode_ms: Each decode step, from its token to the next logits.
         host_prefill_ms: The part of `prefill_ms` outside the graphs.
         host_decode_ms: The part of each of `decode_ms` outside the graphs.
+        image_config: How the images became pixels; None for a prompt without, or of embeddings.
     """
 
     method: str
@@ -76,6 +80,7 @@ class Trace:
     decode_ms: tuple[float, ...]
     host_prefill_ms: float
     host_decode_ms: tuple[float, ...]
+    image_config: ImageConfig | None = None
 
     @property
     def kv_bytes_total(self) -> int:

@@ -216,3 +216,18 @@ def test_results_of_different_sizes_are_refused():
     )
     with pytest.raises(InputError, match="4x4 to pad"):
         padded(picture(4, 5))
+
+
+@pytest.mark.parametrize("size", [(70, 50), (33, 90), (56, 56)])
+def test_the_picture_seen_gives_the_same_pixels_again(size):
+    config = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 64},
+        "crop_size": {"height": 56, "width": 56},
+    }
+    processor = ImageProcessor.from_config(config)
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (*size, 3), np.uint8))
+    (seen,) = processor.seen(image)
+    assert (seen.mode, seen.size) == ("RGB", (56, 56))
+    bare = {**config, "do_resize": False, "do_center_crop": False}
+    assert np.array_equal(ImageProcessor.from_config(bare)(seen), processor(image))
