@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from sparsevlm_trt.export.exporter import DTYPES, export_bundle
-from sparsevlm_trt.export.to_onnx import OPSETS
+from sparsevlm_trt.export.formats import DTYPES, OPSETS
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.bundle_report import bundle_report, cost_report
 from sparsevlm_trt.runtime.commands.options import (
@@ -50,7 +49,7 @@ def _read_layers(
     metavar="L,...",
     help="Layers to cut after, like 2,6,15.  [default: those of the schedule]",
 )
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
 @click.option(
     "--opset",
     type=click.Choice([str(opset) for opset in OPSETS]),
@@ -81,6 +80,9 @@ def export(
     choose others, as long as they prune after the same layers. If anything fails, OUT is not made.
     """
     check_one_plan(budget, schedule)
+    # PyTorch takes seconds to import; --help and wrong usage need none of it.
+    from sparsevlm_trt.export.exporter import export_bundle
+
     with Progress("exporting", quiet=quiet) as progress:
         export_bundle(
             checkpoint,

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsevlm_trt.export.exporter import export_bundle
 from sparsevlm_trt.runtime.bundle import MANIFEST_NAME
 from sparsevlm_trt.runtime.bundle_report import cost_report
 from sparsevlm_trt.runtime.console import Progress
@@ -107,6 +106,9 @@ def ensure_bundle(checkpoint: Path, bundle: Path, dtype: str, progress: Progress
     manifest = bundle / MANIFEST_NAME
     if manifest.is_file() and manifest.stat().st_mtime >= config.stat().st_mtime:
         return False
+    # PyTorch takes seconds to import, and is not needed where the bundle is there already.
+    from sparsevlm_trt.export import export_bundle
+
     bundle.parent.mkdir(parents=True, exist_ok=True)
     export_bundle(checkpoint, bundle, dtype=dtype, overwrite=True, progress=progress)
     return True

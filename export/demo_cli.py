@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from sparsevlm_trt.export.demo import ask_all, ensure_bundle, read_sample
-from sparsevlm_trt.export.exporter import DTYPES
-from sparsevlm_trt.export.parity import check_parity
+from sparsevlm_trt.export.formats import DTYPES
 from sparsevlm_trt.runtime.commands.options import debug_option, json_option
 from sparsevlm_trt.runtime.console import Progress, print_json
 from sparsevlm_trt.runtime.session import Session
@@ -42,7 +41,7 @@ BUDGETS = (None, 192, 64)
     show_default=True,
     help="A folder with scene.png and questions.json.",
 )
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
 @json_option
 @debug_option
 @click.pass_context
@@ -86,6 +85,9 @@ def demo(
             "budget: nominal; visual tokens: the true average over the layers; LM prefill: the "
             "language model alone; total: picture and question to the last token\n"
         )
+    # PyTorch takes seconds to import, which --help need not wait for.
+    from sparsevlm_trt.export.parity import check_parity
+
     parity = check_parity(
         bundle,
         source,

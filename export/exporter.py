@@ -18,6 +18,7 @@ from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.families.family import Family
 from sparsevlm_trt.export.families.registry import open_family
 from sparsevlm_trt.export.graph_module import GraphModule
+from sparsevlm_trt.export.formats import DTYPES
 from sparsevlm_trt.export.links import chain_links
 from sparsevlm_trt.export.plan import PruningPlan, plan_stages
 from sparsevlm_trt.export.processor_files import processor_files
@@ -33,9 +34,8 @@ from sparsevlm_trt.runtime.manifest import (
     TensorSpec,
 )
 
-__all__ = ["DTYPES", "export_bundle"]
+__all__ = ["export_bundle"]
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _TOOLS = ("sparsevlm-trt", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
 
 
@@ -81,7 +81,7 @@ def export_bundle(
             f"dtype | got {dtype!r} | expected one of {', '.join(DTYPES)} | give --dtype float32"
         )
     source = Checkpoint(checkpoint)
-    family = open_family(source, DTYPES[dtype])
+    family = open_family(source, getattr(torch, dtype))
     num_layers = family.language.config.num_layers
     plan = PruningPlan.make(
         num_layers, method=method, budget=budget, schedule=schedule, boundaries=boundaries

@@ -11,14 +11,12 @@ import onnx_ir as ir
 import torch
 
 from sparsevlm_ops.onnx_topk import onnx_translations
+from sparsevlm_trt.export.formats import OPSETS
 from sparsevlm_trt.export.graph_module import GraphModule
 from sparsevlm_trt.export.onnx_passes import check_standard, name_dims, name_nodes, tidy
 from sparsevlm_trt.runtime.errors import ExportError
 
-__all__ = ["OPSETS", "onnx_from_module"]
-
-# 23 brought Attention, RMSNormalization and RotaryEmbedding; 24 is the newest TensorRT parses.
-OPSETS = (23, 24)
+__all__ = ["onnx_from_module"]
 
 
 def onnx_from_module(graph: GraphModule, opset: int) -> ir.Model:
@@ -26,7 +24,7 @@ def onnx_from_module(graph: GraphModule, opset: int) -> ir.Model:
 
     Args:
         graph: Module, example inputs and names.
-        opset: ONNX opset version, one of `OPSETS`.
+        opset: ONNX opset version, one of `formats.OPSETS`.
 
     Returns:
         The model. Parameters that were on the meta device are initializers of the same name,
