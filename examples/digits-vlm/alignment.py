@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from data import CELL_NAMES, COLORS, GRID, IMAGE_SIZE, Scene
 from tokenizers import Tokenizer
@@ -19,6 +20,7 @@ BACKGROUND_SHARE = 0.25  # of the empty patches, to keep the classes in balance
 BATCH_PATCHES = 2048
 PEAK_RATE = 1e-3
 NAMING_WEIGHT = 0.2  # of the cross entropies beside the regression
+NOISE = 0.3  # of spoken patches, as a share of their deviation
 SHARPNESS = 8.0  # logit of a word that a patch says exactly
 
 
@@ -54,14 +56,9 @@ def word_vectors(embeddings: Tensor, tokenizer: Tokenizer) -> WordVectors:
     )
 
 
-def label_patches(scenes: Sequence[Scene], features: Tensor) -> PatchSet:
-    """Name every patch of the scenes.
-
-    Args:
-        scenes: B scenes.
-        features: The tower's output for them, `[B, V, 384]`.
-    """
-    grid = int(features.shape[1] ** 0.5)
+def label_patches(scenes: Sequence[Scene], num_visual: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Name every patch of B scenes: its digit, its colour (-1: none) and its cell, `[B, V]`."""
+    grid = int(num_visual**0.5)
     edges = torch.arange(grid + 1) * (IMAGE_SIZE / grid)
     digits = torch.full((len(scenes), grid, grid), -1)
     colors = torch.full_like(digits, -1)
@@ -76,12 +73,54 @@ def label_patches(scenes: Sequence[Scene], features: Tensor) -> PatchSet:
             colors[b][covered] = names.index(item.color)
     steps = torch.arange(grid) * GRID // grid
     cells = (steps[:, None] * GRID + steps).expand_as(digits)
-    return PatchSet(
-        features.flatten(0, 1).to(torch.bfloat16),
-        digits.flatten(),
-        colors.flatten(),
-        cells.flatten(),
-    )
+    return digits.flatten(1), colors.flatten(1), cells.flatten(1)
+
+
+def patch_set(scenes: Sequence[Scene], features: Tensor) -> PatchSet:
+    """Pair the tower's output for the scenes, `[B, V, 384]`, with the names of its patches."""
+    labels = label_patches(scenes, features.shape[1])
+    stored = features.flatten(0, 1).to(torch.bfloat16)
+    return PatchSet(stored, *(label.flatten() for label in labels))
+
+
+def choose_shown(digits: Tensor, num_shown: int, rng: np.random.Generator) -> list[int]:
+    """Draw the patches of one scene that training shows, ascending.
+
+    Half of them are shared out among the digits, so that every question can be answered.
+
+    Args:
+        digits: Digit of each patch, `[V]`, -1 for none.
+        num_shown: How many to draw; all of them when that is V.
+        rng: Source of chance.
+    """
+    if num_shown == len(digits):
+        return list(range(num_shown))
+    present = digits.unique()[1:]  # without -1
+    share = num_shown // 2 // len(present)
+    piles = [rng.permutation((digits == digit).nonzero()[:, 0])[:share] for digit in present]
+    named = np.concatenate(piles)
+    others = np.setdiff1d(rng.permutation(len(digits)), named)
+    return np.sort([*named, *rng.permutation(others)[: num_shown - len(named)]]).tolist()
+
+
+def spoken(
+    labels: tuple[Tensor, Tensor, Tensor], words: WordVectors, rng: np.random.Generator
+) -> Tensor:
+    """Return what a perfect projector would say of patches, plus a little noise.
+
+    Args:
+        labels: Digits, colours and cells, `[B, K]` each.
+        words: The words.
+        rng: Source of the noise.
+
+    Returns:
+        `[B, K, D]`, float32.
+    """
+    digits, colors, cells = labels
+    said = words.places[cells]
+    said = said + (digits >= 0)[..., None] * (words.digits[digits] + words.colors[colors])
+    noise = rng.standard_normal(said.shape, dtype=np.float32)
+    return said + NOISE * said.std() * torch.from_numpy(noise)
 
 
 def balance(patches: PatchSet) -> PatchSet:
@@ -106,7 +145,7 @@ def targets_of(patches: PatchSet, words: WordVectors) -> Tensor:
     """Return the regression targets `[N, D]`, float32."""
     has_digit = (patches.digits >= 0)[:, None]
     named = words.digits[patches.digits] + words.colors[patches.colors]
-    return words.places[patches.cells] + torch.where(has_digit, named, 0.0)
+    return words.places[patches.cells] + has_digit * named
 
 
 def fold_in_standardisation(projector: nn.Module, features: Tensor) -> None:

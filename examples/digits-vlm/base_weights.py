@@ -111,10 +111,10 @@ def assemble(num_visual: int, cache: Path) -> LlavaForConditionalGeneration:
                 "num_key_value_heads",
                 "head_dim",
                 "max_position_embeddings",
-                "rms_norm_eps",
                 "rope_parameters",
             )
         },
+        rms_norm_eps=1e-5,  # GGUF keeps it in single precision
         tie_word_embeddings=True,
         bos_token_id=1,
         eos_token_id=END_OF_TURN_ID,

@@ -50,7 +50,10 @@ def build(out: Path, num_visual: int, delta: Path, cache: Path, dtype: str = "fl
     try:
         model.to(DTYPES[dtype]).save_pretrained(partial)
         save_processor(partial, num_visual, cache)
-        partial.chmod(0o777 & ~_umask())
+        mask = _umask()
+        for path in partial.iterdir():  # safetensors and mkdtemp make things private
+            path.chmod(0o666 & ~mask)
+        partial.chmod(0o777 & ~mask)
         partial.replace(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -21,7 +21,9 @@ from torch.nn import functional
 from trainee import Trainee, evaluate
 
 WEIGHTS = Path(__file__).parent / "weights"
-BATCH_IMAGES = 4
+BATCH_IMAGES = 2
+ALIGN_BATCH = 8
+HELDOUT_QUESTIONS = 12  # per scene, in a report
 QUESTIONS_PER_IMAGE = 14
 PROJECTOR_RATE = 3e-4
 CLIP_NORM = 1.0
@@ -38,8 +40,9 @@ class Phase:
     Attributes:
         name: Names the files of the phase.
         num_visual: Visual tokens per image.
-        num_shown: How many of them, drawn at random, training shows; fewer cost less, and what
-            is learnt is the same. Held-out questions always see all of them.
+        num_shown: How many of them training shows; fewer cost less, and what is learnt is the
+            same. Held-out questions always see all of them.
+        is_spoken: Whether training shows what a perfect projector would say, not the picture.
         images: Fresh training images in this phase.
         lora_rate: Peak learning rate of the adapters.
     """
@@ -49,12 +52,14 @@ class Phase:
     num_shown: int
     images: int
     lora_rate: float
+    is_spoken: bool = False
 
 
 PHASES = (
-    Phase("sparse-576", 576, 96, 1000, 1e-3),
-    Phase("digits-vlm-576", 576, 576, 320, 4e-4),
-    Phase("digits-vlm-144", 144, 144, 320, 4e-4),
+    Phase("spoken-576", 576, 24, 560, 8e-4, is_spoken=True),
+    Phase("sparse-576", 576, 48, 600, 5e-4),
+    Phase("digits-vlm-576", 576, 576, 240, 3e-4),
+    Phase("digits-vlm-144", 144, 144, 240, 3e-4),
 )
 
 
@@ -81,10 +86,10 @@ def align(samples: dict[str, DigitSamples], seed: int, cache: Path, log: Log, ou
         trainee = Trainee.from_packages(num_visual, cache)
         for split, first, stop in (("train", 0, count), ("heldout", 0, 40)):
             found = []
-            for start in range(first, stop, BATCH_IMAGES):
-                indices = range(start, min(start + BATCH_IMAGES, stop))
+            for start in range(first, stop, ALIGN_BATCH):
+                indices = range(start, min(start + ALIGN_BATCH, stop))
                 scenes = [make_scene(samples[split], seed, split, i) for i in indices]
-                found.append(alignment.label_patches(scenes, trainee.see(scenes)))
+                found.append(alignment.patch_set(scenes, trainee.see(scenes)))
             if split == "train":
                 parts += [alignment.balance(part) for part in found]
             else:
@@ -108,7 +113,9 @@ def rate(progress: float) -> float:
 
 def report(trainee: Trainee, scenes: list[Scene], log: Log, **fields: object) -> None:
     """Log the held-out accuracy of each kind, one question per prompt."""
-    tally = evaluate(trainee, scenes, bool(fields.get("is_shuffled")))
+    rng = np.random.default_rng(0)
+    chosen = [rng.permutation(len(s.questions))[:HELDOUT_QUESTIONS].tolist() for s in scenes]
+    tally = evaluate(trainee, scenes, chosen, bool(fields.get("is_shuffled")))
     shares = {kind: round(tally[kind][0] / tally[kind][1], 3) for kind in KINDS}
     right, asked = (sum(pair[i] for pair in tally.values()) for i in (0, 1))
     log(event="heldout", asked=asked, all=round(right / asked, 3), **shares, **fields)
@@ -143,6 +150,7 @@ def run_phase(
         if done >= phase.images:
             return
     scenes = [make_scene(samples["heldout"], args.seed, "heldout", i) for i in range(args.heldout)]
+    words = alignment.word_vectors(trainee.embeddings, trainee.tokenizer)
     saved, losses = time.monotonic(), []
     while done < phase.images:
         for group in optimizer.param_groups:
@@ -151,10 +159,14 @@ def run_phase(
         indices = range(first_image + done, first_image + done + BATCH_IMAGES)
         seen = [make_scene(samples["train"], args.seed, "train", index) for index in indices]
         chosen = [rng.permutation(len(s.questions))[:QUESTIONS_PER_IMAGE].tolist() for s in seen]
-        drawn = [rng.permutation(phase.num_visual)[: phase.num_shown] for _ in seen]
-        kept = [np.sort(order).tolist() for order in drawn]
-        features = trainee.see(seen)[torch.arange(len(seen))[:, None], torch.tensor(kept)]
-        logits, targets = trainee.answer_logits(features, trainee.pack(seen, chosen, kept))
+        labels = alignment.label_patches(seen, phase.num_visual)
+        kept = [alignment.choose_shown(digits, phase.num_shown, rng) for digits in labels[0]]
+        rows = (torch.arange(len(seen))[:, None], torch.tensor(kept))
+        if phase.is_spoken:
+            shown = alignment.spoken(tuple(label[rows] for label in labels), words, rng)
+        else:
+            shown = trainee.projector(trainee.see(seen)[rows])
+        logits, targets = trainee.answer_logits(shown, trainee.pack(seen, chosen, kept))
         loss = functional.cross_entropy(logits.float(), targets)
         loss.backward()
         losses.append(float(loss.detach()))
@@ -199,8 +211,8 @@ def main() -> None:
         "--cache", type=Path, default=DEFAULT_CACHE, help="downloads are kept here"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--heldout", type=int, default=24, help="held-out scenes per report")
-    parser.add_argument("--every", type=int, default=200, help="training images between reports")
+    parser.add_argument("--heldout", type=int, default=20, help="held-out scenes per report")
+    parser.add_argument("--every", type=int, default=400, help="training images between reports")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

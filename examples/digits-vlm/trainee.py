@@ -61,11 +61,12 @@ class Trainee:
         out = self.model.model.vision_tower(pixels.to(torch.bfloat16), output_hidden_states=True)
         return out.hidden_states[-1][:, 1:].float()
 
-    def answer_logits(self, features: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    def answer_logits(self, seen: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Predict every answer token.
 
         Args:
-            features: The tower's output `[B, K, 384]`, float32, for the visual tokens shown.
+            seen: Embeddings of the visual tokens shown, `[B, K, hidden]`: the projector's
+                output, or what stands in for it.
             batch: The packed questions.
 
         Returns:
@@ -74,9 +75,10 @@ class Trainee:
         mask = torch.zeros_like(batch.mask, dtype=self.embeddings.dtype)
         mask.masked_fill_(~batch.mask, MASKED)
         words = nn.functional.embedding(batch.input_ids, self.embeddings)
-        seen = self.projector(features).to(words.dtype)
         first = int((batch.input_ids[0] == self.model.config.image_token_id).nonzero()[0])
-        embeds = torch.cat([words[:, :first], seen, words[:, first + features.shape[1] :]], dim=1)
+        embeds = torch.cat(
+            [words[:, :first], seen.to(words.dtype), words[:, first + seen.shape[1] :]], dim=1
+        )
         hidden = self.language(
             inputs_embeds=embeds,
             attention_mask=mask,
@@ -124,9 +126,13 @@ def pixel_values(image: Image.Image, num_visual: int) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    trainee: Trainee, scenes: Sequence[Scene], is_shuffled: bool = False, batch_size: int = 4
+    trainee: Trainee,
+    scenes: Sequence[Scene],
+    chosen: Sequence[Sequence[int]],
+    is_shuffled: bool = False,
+    batch_size: int = 4,
 ) -> dict[str, tuple[int, int]]:
-    """Ask every question of every scene; return (right, asked) for each kind.
+    """Ask the chosen questions of every scene; return (right, asked) for each kind.
 
     A right answer is one that greedy decoding would give token for token, end included: each
     question stands alone (see `packing`), so checking the best token at every position of the
@@ -135,23 +141,24 @@ def evaluate(
     Args:
         trainee: The model.
         scenes: Held-out scenes.
-        is_shuffled: Show the next scene's picture instead of the right one (the control).
+        chosen: Indices of the questions asked of each.
+        is_shuffled: Show another scene's picture instead of the right one (the control).
         batch_size: Pictures per forward pass.
     """
     tally: dict[str, tuple[int, int]] = {}
     for start in range(0, len(scenes), batch_size):
-        group = scenes[start : start + batch_size]
-        batch = trainee.pack(group, [range(len(scene.questions)) for scene in group])
+        group, asking = scenes[start : start + batch_size], chosen[start : start + batch_size]
+        batch = trainee.pack(group, asking)
         features = trainee.see(group)
-        logits, targets = trainee.answer_logits(
-            features.roll(1, 0) if is_shuffled else features, batch
-        )
+        seen = trainee.projector(features.roll(1, 0) if is_shuffled else features)
+        logits, targets = trainee.answer_logits(seen, batch)
         asked = batch.targets != IGNORED
         is_right = torch.zeros_like(asked)
         is_right[asked] = logits.argmax(-1) == targets
-        for row, scene in enumerate(group):
-            for number, question in enumerate(scene.questions, start=1):
+        for row, (scene, indices) in enumerate(zip(group, asking, strict=True)):
+            for number, index in enumerate(indices, start=1):
                 mine = (batch.segments[row] == number) & asked[row]
-                right, total = tally.get(question.kind, (0, 0))
-                tally[question.kind] = (right + int(is_right[row][mine].all()), total + 1)
+                kind = scene.questions[index].kind
+                right, total = tally.get(kind, (0, 0))
+                tally[kind] = (right + int(is_right[row][mine].all()), total + 1)
     return tally

@@ -117,14 +117,14 @@ def test_packed_questions_give_what_single_prompts_give(tokenizer: Tokenizer) ->
     trainee.model.float()
     _learnt(trainee.adapters)
     pairs = [("What color is the 7 ?", "red"), ("What digit is red ?", "7")]
-    features = torch.randn(1, NUM_VISUAL, 384)
+    seen = torch.randn(1, NUM_VISUAL, 48)
     everything = [range(NUM_VISUAL)]
     with torch.no_grad():
         packed, targets = trainee.answer_logits(
-            features, pack([pairs], everything, NUM_VISUAL, tokenizer)
+            seen, pack([pairs], everything, NUM_VISUAL, tokenizer)
         )
         alone = [
-            trainee.answer_logits(features, pack([[pair]], everything, NUM_VISUAL, tokenizer))
+            trainee.answer_logits(seen, pack([[pair]], everything, NUM_VISUAL, tokenizer))
             for pair in pairs
         ]
     torch.testing.assert_close(packed, torch.cat([logits for logits, _ in alone]))
@@ -144,7 +144,8 @@ def test_a_single_packed_prompt_is_the_models_own_forward(tokenizer: Tokenizer) 
         batch = pack(
             [[("What color is the 7 ? ", "red")]], [range(NUM_VISUAL)], NUM_VISUAL, tokenizer
         )
-        logits, _ = trainee.answer_logits(tower.hidden_states[-1][:, 1:], batch)
+        seen = trainee.projector(tower.hidden_states[-1][:, 1:])
+        logits, _ = trainee.answer_logits(seen, batch)
     # The trainee keeps its projector in float32 but went through bfloat16 once.
     torch.testing.assert_close(logits[:1], expected, atol=0.02, rtol=0.05)
 
@@ -165,8 +166,12 @@ def test_targets_are_the_answer_and_its_end(tokenizer: Tokenizer) -> None:
 def test_evaluation_counts_each_kind(tokenizer: Tokenizer, samples: DigitSamples) -> None:
     trainee = Trainee(_model(), tokenizer, NUM_VISUAL, rank=2)
     scenes = [make_scene(samples, 0, "heldout", index) for index in range(2)]
-    tally = evaluate(trainee, scenes)
-    assert sum(asked for _, asked in tally.values()) == sum(len(s.questions) for s in scenes)
+    tally = evaluate(trainee, scenes, [[0, 1, 2], [0]])
+    assert {kind: asked for kind, (_, asked) in tally.items()} == {
+        "digit": 2,
+        "color": 1,
+        "where": 1,
+    }
 
 
 @pytest.mark.parametrize("content", ["parts", "string"])
