@@ -17,8 +17,8 @@ from sparsevlm_trt.export.bundle_writer import BundleWriter
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.families.family import Family
 from sparsevlm_trt.export.families.registry import open_family
-from sparsevlm_trt.export.graph_module import GraphModule
 from sparsevlm_trt.export.formats import DTYPES
+from sparsevlm_trt.export.graph_module import GraphModule
 from sparsevlm_trt.export.links import chain_links
 from sparsevlm_trt.export.plan import PruningPlan, plan_stages
 from sparsevlm_trt.export.processor_files import processor_files
