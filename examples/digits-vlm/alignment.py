@@ -14,6 +14,7 @@ import torch
 from data import CELL_NAMES, COLORS, GRID, IMAGE_SIZE, Scene
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 MIN_COVER = 0.25  # share of a patch that a digit's box must cover to name the patch
 BACKGROUND_SHARE = 0.25  # of the empty patches, to keep the classes in balance
@@ -95,12 +96,12 @@ def choose_shown(digits: Tensor, num_shown: int, rng: np.random.Generator) -> li
     """
     if num_shown == len(digits):
         return list(range(num_shown))
-    present = digits.unique()[1:]  # without -1
+    present = np.unique(digits)[1:]  # without -1
     share = num_shown // 2 // len(present)
-    piles = [rng.permutation((digits == digit).nonzero()[:, 0])[:share] for digit in present]
+    piles = [rng.permutation(np.flatnonzero(digits == digit))[:share] for digit in present]
     named = np.concatenate(piles)
-    others = np.setdiff1d(rng.permutation(len(digits)), named)
-    return np.sort([*named, *rng.permutation(others)[: num_shown - len(named)]]).tolist()
+    others = np.setdiff1d(np.arange(len(digits)), named)
+    return sorted([*named.tolist(), *rng.permutation(others)[: num_shown - len(named)].tolist()])
 
 
 def spoken(
@@ -148,7 +149,7 @@ def targets_of(patches: PatchSet, words: WordVectors) -> Tensor:
     return words.places[patches.cells] + has_digit * named
 
 
-def fold_in_standardisation(projector: nn.Module, features: Tensor) -> None:
+def fold_in_standardisation(projector: LlavaMultiModalProjector, features: Tensor) -> None:
     """Rewrite the first layer so that it sees features of mean 0 and deviation 1."""
     mean, deviation = features.float().mean(0), features.float().std(0)
     with torch.no_grad():

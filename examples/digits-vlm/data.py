@@ -131,7 +131,9 @@ def _background(rng: np.random.Generator) -> NDArray[np.float64]:
     """Return a dark, slightly tinted, softly textured ground `[336, 336, 3]`, 0 to 255."""
     level = rng.uniform(8, 60) + rng.uniform(-8, 8, 3)
     coarse = rng.normal(0, 1, (6, 6)) * rng.uniform(0, 14)
-    soft = Image.fromarray(coarse.astype(np.float32)).resize((IMAGE_SIZE,) * 2, Image.BICUBIC)
+    soft = Image.fromarray(coarse.astype(np.float32)).resize(
+        (IMAGE_SIZE,) * 2, Image.Resampling.BICUBIC
+    )
     grain = rng.normal(0, rng.uniform(0, 5), (IMAGE_SIZE, IMAGE_SIZE))
     return level + (np.asarray(soft, np.float64) + grain)[:, :, None]
 
@@ -147,7 +149,7 @@ def _paint(
     """Paint a sample into its cell of `canvas`, in place; return the box of its ink."""
     side = int(rng.integers(88, 111))
     cropped = Image.fromarray(ink[2:26, 2:26])  # most of MNIST's own margin goes
-    big = cropped.resize((side, side), Image.BICUBIC)
+    big = cropped.resize((side, side), Image.Resampling.BICUBIC)
     alpha = np.asarray(big, np.float64) / 255
     slack = CELL - side
     top = row * CELL + int(rng.integers(0, slack + 1))

@@ -159,11 +159,11 @@ def run_phase(
         indices = range(first_image + done, first_image + done + BATCH_IMAGES)
         seen = [make_scene(samples["train"], args.seed, "train", index) for index in indices]
         chosen = [rng.permutation(len(s.questions))[:QUESTIONS_PER_IMAGE].tolist() for s in seen]
-        labels = alignment.label_patches(seen, phase.num_visual)
-        kept = [alignment.choose_shown(digits, phase.num_shown, rng) for digits in labels[0]]
+        digits, colors, cells = alignment.label_patches(seen, phase.num_visual)
+        kept = [alignment.choose_shown(row, phase.num_shown, rng) for row in digits]
         rows = (torch.arange(len(seen))[:, None], torch.tensor(kept))
         if phase.is_spoken:
-            shown = alignment.spoken(tuple(label[rows] for label in labels), words, rng)
+            shown = alignment.spoken((digits[rows], colors[rows], cells[rows]), words, rng)
         else:
             shown = trainee.projector(trainee.see(seen)[rows])
         logits, targets = trainee.answer_logits(shown, trainee.pack(seen, chosen, kept))

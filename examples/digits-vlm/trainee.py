@@ -118,7 +118,7 @@ def pixel_values(image: Image.Image, num_visual: int) -> Tensor:
     """Prepare a square picture `[3, side, side]`, float32, as the image processor does."""
     side = SIDES[num_visual]
     if side != IMAGE_SIZE:
-        image = image.resize((side, side), Image.BICUBIC)
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
     scaled = np.asarray(image, np.float32) / 255
     normal = (scaled - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
     return torch.from_numpy(normal).permute(2, 0, 1).contiguous()
