@@ -79,6 +79,11 @@ def check_parity(
         opened = Bundle.open(bundle)
         manifest = opened.manifest
         pruning = plan_pruning(manifest, method=method, budget=budget, schedule=schedule)
+        if pruning.method.prunes and not pruning.method.recycles:
+            raise ParityError(
+                f"method | got {pruning.method.name!r} | expected 'sparsevlm' or 'none': the "
+                "others have no PyTorch reference | check the bundle with one of the two"
+            )
         engine.load(opened, list(manifest.graphs))
         session = Session(opened, engine)
         say("loading the checkpoint")

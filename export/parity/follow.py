@@ -76,11 +76,11 @@ def follow(
         embeds: The prompt as the reference embeds it, `[1, S, N]` float32.
         layout: Where its visual block lies.
         path: What the chain did at each boundary that pruned.
-        calls: The graph calls of the chain's prefill: raters and prune steps are read.
+        calls: The graph calls of the chain's prefill; who rated and what was merged is read.
     """
     graphs = TorchGraphs(reference, manifest)
     width = manifest.model.num_kv_heads * manifest.model.head_dim
-    raters = _raters(calls)
+    raters = _raters(calls, layout)
     steps = {step.layer: step for step in path}
     prunes = iter([call for call in calls if call.graph.startswith("prune_")])
     hidden, start, count = embeds, layout.prefix, layout.num_visual
@@ -110,11 +110,11 @@ def follow(
     return Followed(tuple(boundaries), logits.numpy())
 
 
-def _raters(calls: Sequence[GraphCall]) -> Tensor:
-    """The chain's raters, counted in the text after the image."""
-    masks = [call.outputs["rater_mask"][0] for call in calls if call.graph == "raters"]
-    found = np.flatnonzero(masks[0]) if masks else np.zeros(0, np.int64)
-    return torch.from_numpy(found)
+def _raters(calls: Sequence[GraphCall], layout: Layout) -> Tensor:
+    """The chain's raters, counted from the first token after the image."""
+    rows = (call.inputs["rater_index"][0] for call in calls if "rater_index" in call.inputs)
+    asked = next((row for row in rows if row.size), np.zeros(0, np.int64))
+    return torch.from_numpy(asked - layout.prefix - layout.num_visual)
 
 
 def _prune_alike(

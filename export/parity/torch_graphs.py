@@ -158,8 +158,8 @@ def _tensor(value: Array) -> Tensor:
 
 def _heads(flat: Tensor, head_dim: int) -> Tensor:
     """`[B, L, G*D]` to `[B, G, L, D]`."""
-    batch, length, _ = flat.shape
-    return flat.reshape(batch, length, -1, head_dim).transpose(1, 2)
+    batch, length, width = flat.shape
+    return flat.reshape(batch, length, width // head_dim, head_dim).transpose(1, 2)
 
 
 def _rows(heads: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""However a model is cut, the chain is the model: unpruned transformers' own, pruned the method's."""
+"""However a model is cut, the chain is the model: unpruned, and pruned by the same rule."""
 
 import itertools
 
