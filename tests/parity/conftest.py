@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
+import torch
 from transformers import LlavaForConditionalGeneration
 
 from sparsevlm_trt.export import export_bundle, exporter
@@ -29,6 +30,15 @@ def _open(bundle: Path, checkpoint: Path, num_tokens: int) -> Sides:
     runner.load(opened, list(opened.manifest.graphs))
     reference = ReferenceModel(checkpoint, opened.manifest)
     return Sides(Session(opened, runner), runner, reference, num_tokens)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny products end sooner than a second thread wakes up: ten times, on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -88,15 +88,6 @@ def test_decoding_is_recomputing_with_one_more_token(sides):
         np.testing.assert_allclose(again.prefill_logits, logits, atol=BAR)
 
 
-@pytest.fixture
-def one_thread():
-    """Tiny products end sooner than a second thread wakes up."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @settings(
     max_examples=200,
     deadline=None,
@@ -110,9 +101,7 @@ def one_thread():
     num_text=st.integers(0, 12),
     kept=st.dictionaries(st.sampled_from([1, 3]), st.integers(1, 70), min_size=1),
 )
-def test_any_shape_agrees_with_the_reference(
-    sides, one_thread, seed, prefix, num_visual, num_text, kept
-):
+def test_any_shape_agrees_with_the_reference(sides, seed, prefix, num_visual, num_text, kept):
     assume(prefix + num_visual + num_text)
     rng = np.random.default_rng(seed)
     embeds = rng.standard_normal((prefix + num_visual + num_text, 64)).astype(np.float32)
