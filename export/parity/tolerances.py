@@ -74,7 +74,7 @@ TOLERANCES: tuple[Tolerance, ...] = (
         1e-3,
         1e-2,
         _LOGIT,
-        "Ten bits of mantissa through thirty layers: worst seen 1.4e-1 at 35, 4e-3 of the largest. "
+        "Ten bits of mantissa through thirty layers: worst seen 1.4e-1 at 35, 4e-3 of it. "
         "PyTorch's own half precision lies 2.4e-3 away on one prompt.",
     ),
     Tolerance(
@@ -92,7 +92,7 @@ TOLERANCES: tuple[Tolerance, ...] = (
         0.0,
         7.5e-2,
         _BORDER,
-        "Scores are computed in float32, but from half-precision queries and keys: near the border "
+        "Scores are float32, but of half-precision queries and keys: near the border "
         "they differ by up to 7.4e-2 of it. The widest disagreement seen has a margin of 7.6e-3.",
     ),
     Tolerance(
