@@ -13,7 +13,13 @@ import torch
 from sparsevlm_ops.onnx_topk import onnx_translations
 from sparsevlm_trt.export.formats import OPSETS
 from sparsevlm_trt.export.graph_module import GraphModule
-from sparsevlm_trt.export.onnx_passes import check_standard, name_dims, name_nodes, tidy
+from sparsevlm_trt.export.onnx_passes import (
+    check_standard,
+    gemm_from_transposes,
+    name_dims,
+    name_nodes,
+    tidy,
+)
 from sparsevlm_trt.runtime.errors import ExportError
 
 __all__ = ["onnx_from_module"]
@@ -63,6 +69,7 @@ def onnx_from_module(graph: GraphModule, opset: int) -> ir.Model:
     assert program is not None
     model = program.model
     tidy(model)
+    gemm_from_transposes(model)
     name_nodes(model)
     name_dims(model, graph)
     check_standard(model, graph.name)

@@ -1,10 +1,17 @@
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
 
 from sparsevlm_trt.export.graph_module import GraphModule
-from sparsevlm_trt.export.onnx_passes import check_standard, name_dims, name_nodes, tidy
+from sparsevlm_trt.export.onnx_passes import (
+    check_standard,
+    gemm_from_transposes,
+    name_dims,
+    name_nodes,
+    tidy,
+)
 from sparsevlm_trt.runtime.errors import ExportError
 
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -114,3 +121,34 @@ def test_standard_operators_pass():
     x = value("x")
     node = ir.Node("", "Relu", [x])
     check_standard(model_of([x], node.outputs, [node]), "stage_0")
+
+
+@pytest.mark.parametrize("weight_first", [True, False])
+def test_a_product_between_transposes_becomes_a_gemm(weight_first):
+    rng = np.random.default_rng(0)
+    weight, hidden = (
+        rng.standard_normal((7, 4), np.float32),
+        rng.standard_normal((3, 4), np.float32),
+    )
+    table = ir.Value(name="table", const_value=ir.tensor(weight if weight_first else weight.T))
+    given = ir.val("hidden", ir.DataType.FLOAT, ["batch", 4])
+    turned = ir.node("Transpose", [given], {"perm": [1, 0]})
+    if weight_first:
+        product = ir.node("MatMul", [table, turned.outputs[0]])
+        last = ir.node("Transpose", product.outputs, {"perm": [1, 0]})
+        nodes = [turned, product, last]
+    else:  # not of the form: the weight is the second operand
+        last = ir.node("MatMul", [given, table])
+        nodes = [last]
+    last.outputs[0].name = "logits"
+    last.outputs[0].dtype = ir.DataType.FLOAT
+    graph = ir.Graph(
+        [given], last.outputs, nodes=nodes, initializers=[table], opset_imports={"": 23}, name="g"
+    )
+    model = ir.Model(graph, ir_version=10)
+    gemm_from_transposes(model)
+    kinds = [node.op_type for node in model.graph]
+    assert kinds == (["Gemm"] if weight_first else ["MatMul"])
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
+    (logits,) = session.run(["logits"], {"hidden": hidden})
+    np.testing.assert_allclose(logits, hidden @ weight.T, atol=1e-5)
