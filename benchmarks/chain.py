@@ -190,8 +190,8 @@ def table(rows: list[Row], rounds: int) -> str:
     lines = [
         f"medians of {rounds} rounds; text: tokens beside the visual ones; gain: measured "
         "speed-up / that by FLOPs; host: share outside the graphs",
-        f"{'text':>5} {'budget':>6} {'prefill ms':>10} {'speed-up':>8} {'by FLOPs':>8} {'gain':>5} "
-        f"{'host':>5} {'decode ms':>9} {'host':>5} {'KV MB':>6}",
+        f"{'text':>5} {'budget':>6} {'prefill ms':>10} {'speed-up':>8} {'by FLOPs':>8} "
+        f"{'gain':>5} {'host':>5} {'decode ms':>9} {'host':>5} {'KV MB':>6}",
     ]
     lines += [
         f"{row['text']:>5} {row['budget'] or 'none':>6} {row['prefill_ms']:10.1f} "
