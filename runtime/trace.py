@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
+    from PIL import Image
+
+    from sparsevlm_trt.runtime.gallery import Images
     from sparsevlm_trt.runtime.image_config import ImageConfig
 
 __all__ = ["Clock", "StageTrace", "Trace", "follow_patches", "grid_positions"]
@@ -91,6 +94,58 @@ class Trace:
     def host_ms(self) -> float:
         """Time outside the graphs, prefill and decode steps, without preprocessing."""
         return self.host_prefill_ms + sum(self.host_decode_ms)
+
+    def overlay(self, image: Images, stage: int, *, number: int = 0) -> Image.Image:
+        """Draw what a prune step did: kept patches clear, recycled ones tinted, dropped ones dim.
+
+        Args:
+            image: What was asked about, as it was given; it is cropped as the model saw it. Of
+                several images the whole list.
+            stage: Which of `stages`; negative numbers count from the end.
+            number: Which image of the visual block.
+
+        Raises:
+            InputError: The image cannot be read, or there is no such step or image.
+        """
+        from sparsevlm_trt.runtime.gallery import image_seen, stage_pictures
+
+        return stage_pictures(self, image_seen(self, image, number), stage, number).overlay
+
+    def strip(
+        self, image: Images, *, question: str | None = None, answer: str | None = None
+    ) -> Image.Image:
+        """Draw all prune steps and their visual scores side by side, with captions.
+
+        Args:
+            image: What was asked about, as it was given, or the list of all images.
+            question: Written above the pictures.
+            answer: Written below it.
+
+        Raises:
+            InputError: There was no image, or it cannot be read.
+        """
+        from sparsevlm_trt.runtime.gallery import galleries
+        from sparsevlm_trt.runtime.strip import draw_strip
+
+        return draw_strip(galleries(self, image), question=question, answer=answer)
+
+    def page(
+        self, image: Images, *, question: str | None = None, answer: str | None = None
+    ) -> str:
+        """Write the pictures of `strip` as an HTML page that needs no other file.
+
+        Args:
+            image: What was asked about, as it was given, or the list of all images.
+            question: Written above the pictures.
+            answer: Written below it.
+
+        Raises:
+            InputError: There was no image, or it cannot be read.
+        """
+        from sparsevlm_trt.runtime.gallery import galleries
+        from sparsevlm_trt.runtime.picture_page import picture_page
+
+        return picture_page(galleries(self, image), question=question, answer=answer)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from sparsevlm_trt.runtime.timing import Timing
 from sparsevlm_trt.runtime.trace import MERGED, Trace
 from sparsevlm_trt.runtime.units import spell_bytes, spell_ms
 
-__all__ = ["keep_map", "summary_line", "trace_text"]
+__all__ = ["counts_text", "keep_map", "summary_line", "trace_text"]
 
 _DROPPED = "."
 
@@ -28,8 +28,7 @@ def summary_line(trace: Trace, num_tokens: int, load_ms: float) -> str:
     split += f"language model {spell_ms(timing.language_ms)}"
     parts = [f"first token {spell_ms(timing.first_token_ms)} ({split})"]
     if trace.num_visual:
-        counts = (trace.num_visual, *(stage.num_visual_out for stage in trace.stages))
-        parts.append(f"visual tokens {' > '.join(map(str, counts))}")
+        parts.append(counts_text(trace))
     speed = timing.tokens_per_s
     parts.append(f"{num_tokens} token{'s' if num_tokens != 1 else ''}")
     if speed is not None:
@@ -37,6 +36,12 @@ def summary_line(trace: Trace, num_tokens: int, load_ms: float) -> str:
     parts.append(f"KV cache {spell_bytes(trace.kv_bytes_total)}")
     parts.append(f"bundle opened in {spell_ms(load_ms)}")
     return " | ".join(parts)
+
+
+def counts_text(trace: Trace) -> str:
+    """Tell how many visual tokens there were at first, and after each prune step."""
+    counts = (trace.num_visual, *(stage.num_visual_out for stage in trace.stages))
+    return f"visual tokens {' > '.join(map(str, counts))}"
 
 
 def trace_text(trace: Trace) -> str:

@@ -31,6 +31,9 @@ COMMANDS: dict[str, CommandSpec] = {
         f"{_EXPORT}.cli:export", "Turn a checkpoint into a bundle of ONNX graphs.", "export"
     ),
     "run": CommandSpec(f"{_RUNTIME}.run:run", "Answer a question about an image with a bundle."),
+    "look": CommandSpec(
+        f"{_RUNTIME}.look:look", "Draw which patches of an image an answer was made from."
+    ),
     "inspect": CommandSpec(
         f"{_RUNTIME}.inspect:inspect", "Show what a bundle holds, and what a prompt would cost."
     ),
