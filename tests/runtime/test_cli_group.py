@@ -115,8 +115,8 @@ def test_version():
 
 def test_help_lists_every_command_but_hidden_ones():
     result = CliRunner().invoke(main, ["--help"])
-    shown = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines()[1:7]]
-    assert shown == ["export", "run", "inspect", "parity", "doctor", "demo"]
+    shown = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines()[1:8]]
+    assert shown == ["export", "run", "look", "inspect", "parity", "doctor", "demo"]
     assert "help-page" not in result.stdout
 
 
