@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 
 from sparsevlm_ops.methods import METHODS, get_method
-from sparsevlm_ops.schedule import Schedule
+from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, Schedule
 from sparsevlm_trt.export.bundle_writer import BundleWriter
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.families.family import Family
@@ -61,7 +61,7 @@ def export_bundle(
         checkpoint: Hugging Face checkpoint folder with safetensors weights.
         out: Bundle folder to make.
         method: Default pruning method, or `none` for an unpruned chain.
-        budget: Default nominal average of visual tokens: 192, 128, 96 or 64.
+        budget: Default nominal average of visual tokens: 192, 128, 96, 64 or 32.
         schedule: Default tokens kept after each pruning layer, instead of a budget.
         boundaries: Layers after which to cut, when not just those of the schedule.
         dtype: `float32` (the reference) or `float16` (GPU engines).
@@ -84,7 +84,12 @@ def export_bundle(
     family = open_family(source, getattr(torch, dtype))
     num_layers = family.language.config.num_layers
     plan = PruningPlan.make(
-        num_layers, method=method, budget=budget, schedule=schedule, boundaries=boundaries
+        num_layers,
+        method=method,
+        budget=budget,
+        schedule=schedule,
+        boundaries=boundaries,
+        num_visual=family.vision_spec.num_visual if family.vision_spec else BUDGET_VISUAL_TOKENS,
     )
     stages = plan_stages(num_layers, plan.boundaries)
     methods = [m for m in METHODS if get_method(m).prunes] if plan.boundaries else []

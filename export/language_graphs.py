@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from sparsevlm_ops.prune import Pruned, prune_step
+from sparsevlm_ops.methods import get_method
+from sparsevlm_ops.prune import Pruned
 from sparsevlm_ops.raters import rater_mask, rater_scores
+from sparsevlm_ops.steps import PruneStep, step_of
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
 from sparsevlm_trt.export.decoder_layer import Projection
@@ -130,7 +132,7 @@ class LanguageGraphs:
         attention = torch.rand(_BATCH, _HEADS, _RATERS, _VISUAL)
         return GraphModule(
             name=f"prune_{method}",
-            module=_Prune(),
+            module=_Prune(step_of(get_method(method))),
             inputs={
                 "hidden_states": self._hidden(_NEW),
                 "position_ids": torch.zeros(_BATCH, _NEW, dtype=torch.int64),
@@ -199,6 +201,10 @@ class _Raters(nn.Module):
 
 
 class _Prune(nn.Module):
+    def __init__(self, step: PruneStep) -> None:
+        super().__init__()
+        self._step = step
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -208,7 +214,7 @@ class _Prune(nn.Module):
         prefix_length: Tensor,
         num_kept: Tensor,
     ) -> Pruned:
-        return prune_step(
+        return self._step(
             hidden_states, position_ids, rater_attention, rater_weights, prefix_length, num_kept
         )
 

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sparsevlm_ops.methods import get_method
-from sparsevlm_ops.schedule import Schedule
+from sparsevlm_ops.matching import equal_schedule
+from sparsevlm_ops.methods import Method, get_method
+from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, Schedule
 from sparsevlm_trt.runtime.errors import PlanError
 from sparsevlm_trt.runtime.manifest import StageSpec
 
@@ -52,25 +53,33 @@ class PruningPlan:
         budget: int | None = None,
         schedule: Mapping[int, int] | str | Schedule | None = None,
         boundaries: Iterable[int] | None = None,
+        num_visual: int = BUDGET_VISUAL_TOKENS,
     ) -> PruningPlan:
         """Resolve what the user asked for against a model's depth.
 
         Args:
             num_layers: Decoder layers of the model.
             method: A registered method, or `none`.
-            budget: 192, 128, 96 or 64; ignored when a schedule is given.
+            budget: 192, 128, 96, 64 or 32; ignored when a schedule is given. For a method other
+                than `sparsevlm` it means as many tokens as that would leave.
             schedule: Tokens kept by layer, as a mapping or as `2:300,6:200`.
             boundaries: Places to cut, when they should differ from the schedule's layers (a
                 cut that the default schedule does not use is open to a request's schedule).
+            num_visual: Visual tokens of one image.
 
         Raises:
             PlanError: Unknown method, budget, or layers this model does not have.
         """
         try:
             chosen = get_method(method)
-            resolved = _schedule(schedule, budget, num_layers) if chosen.prunes else None
+            resolved = _schedule(chosen, schedule, budget, num_layers, num_visual)
         except ValueError as error:
             raise PlanError(str(error)) from error
+        if chosen.prunes and resolved is None:
+            raise PlanError(
+                f"plan | budget {budget} leaves all {num_visual} visual tokens by method {method} "
+                "| expected fewer | choose a smaller budget, or spell a schedule"
+            )
         layers = resolved.layers if resolved else ()
         cuts = tuple(sorted(set(boundaries))) if boundaries is not None else layers
         bad = [layer for layer in {*cuts, *layers} if not 0 <= layer < num_layers - 1]
@@ -87,7 +96,8 @@ class PruningPlan:
                 f"{list(cuts)} | add them to the boundaries"
             )
         nominal = None if schedule is not None or not chosen.prunes else budget
-        return cls(method, cuts, resolved, nominal, _source(schedule, nominal, chosen.prunes))
+        source = resolved.source if resolved else "not pruned"
+        return cls(method, cuts, resolved, nominal, source)
 
 
 def plan_stages(num_layers: int, boundaries: Iterable[int]) -> tuple[StageSpec, ...]:
@@ -108,8 +118,14 @@ def plan_stages(num_layers: int, boundaries: Iterable[int]) -> tuple[StageSpec, 
 
 
 def _schedule(
-    schedule: Mapping[int, int] | str | Schedule | None, budget: int | None, num_layers: int
-) -> Schedule:
+    method: Method,
+    schedule: Mapping[int, int] | str | Schedule | None,
+    budget: int | None,
+    num_layers: int,
+    num_visual: int,
+) -> Schedule | None:
+    if not method.prunes:
+        return None
     if isinstance(schedule, Schedule):
         return schedule
     if isinstance(schedule, str):
@@ -118,12 +134,5 @@ def _schedule(
         return Schedule.of(schedule)
     if budget is None:
         raise PlanError("plan | no budget and no schedule | expected one of them | add --budget")
-    return Schedule.from_budget(budget, num_layers)
-
-
-def _source(schedule: object, budget: int | None, prunes: bool) -> str:
-    if not prunes:
-        return "not pruned"
-    if schedule is not None:
-        return "given by the user"
-    return f"SparseVLM v1.5, table for {budget} tokens"
+    table = Schedule.from_budget(budget, num_layers)
+    return equal_schedule(table, method, num_visual, num_layers)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsevlm_ops.cells import Grid, block_grid
 from sparsevlm_ops.methods import Method
-from sparsevlm_ops.schedule import Schedule
+from sparsevlm_ops.schedule import BoundaryCounts, Schedule, boundary_counts
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.runner import Array
 from sparsevlm_trt.runtime.trace import StageTrace, follow_patches
@@ -45,12 +46,27 @@ class Pruning:
         method: The method.
         schedule: Tokens kept after each pruning layer; None when nothing is pruned.
         replay: Visual scores of each boundary, `[V]` or `[B, V]`, to use in place of the raters'
-            attention; None to let the raters decide.
+            attention; None to let the method decide.
+        seed: Of a method that draws its scores.
     """
 
     method: Method
     schedule: Schedule | None
     replay: tuple[Floats, ...] | None = None
+    seed: int = 0
+
+    def steps(self, num_visual: int, image_grid: Grid | None) -> dict[int, BoundaryCounts]:
+        """Count the boundaries that prune, by layer.
+
+        Args:
+            num_visual: Tokens of the visual block.
+            image_grid: Rows and columns of one image's tokens, if known.
+        """
+        if self.schedule is None:
+            return {}
+        pools = block_grid(num_visual, image_grid) if self.method.pools else None
+        counts = boundary_counts(self.schedule, num_visual, self.method.recycles, pools)
+        return {step.layer: step for step in counts if step.prunes}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +76,8 @@ class Votes:
     Attributes:
         offsets: The raters, counted in the text after the visual block, `[B, R]` int64.
         weights: 1 for a rater, 0 for one that only fills the row up, `[B, R]` float32.
-        scores: Scores to replay, one array `[B, V]` for each boundary that prunes; None to ask
-            the raters.
+        scores: Scores that are there already, one array `[B, V]` for each boundary that prunes;
+            None to ask the raters.
     """
 
     offsets: Index
@@ -74,12 +90,19 @@ class Votes:
         return cls(np.empty((batch, 0), np.int64), np.empty((batch, 0), np.float32))
 
     @classmethod
-    def last_token(cls, batch: int) -> Votes:
-        """Return the votes of a prompt that ends with its image: the last token's.
+    def last_token(cls, batch: int, num_text: int) -> Votes:
+        """Return the vote of a prompt's last token, which is the image's own without a text.
 
         It is the row that the answer is made from (docs/decisions/004).
         """
-        return cls(np.full((batch, 1), -1, np.int64), np.ones((batch, 1), np.float32))
+        last: Index = np.full((batch, 1), num_text - 1, np.int64)
+        return cls(last, np.ones((batch, 1), np.float32))
+
+    @classmethod
+    def given(cls, scores: Sequence[Floats], batch: int) -> Votes:
+        """Return scores that no token has to be asked for, `[V]` or `[B, V]`, as of one rater."""
+        rows = tuple(np.broadcast_to(each, (batch, each.shape[-1])) for each in scores)
+        return cls(np.empty((batch, 0), np.int64), np.ones((batch, 1), np.float32), rows)
 
 
 def votes_of_mask(mask: NDArray[np.bool_]) -> Votes:
@@ -95,7 +118,7 @@ def votes_of_mask(mask: NDArray[np.bool_]) -> Votes:
 
 
 def replayed_votes(replay: Sequence[Floats], counts: Mapping[int, int], batch: int) -> Votes:
-    """Check scores to replay, and give them the form of one rater.
+    """Check scores to replay.
 
     Args:
         replay: Scores of each boundary that prunes, `[V]` or `[B, V]`.
@@ -110,7 +133,6 @@ def replayed_votes(replay: Sequence[Floats], counts: Mapping[int, int], batch: i
             f"replay | got {len(replay)} score arrays | expected {len(counts)}, one for each "
             f"boundary that prunes ({', '.join(map(str, counts)) or 'none'}) | give exactly those"
         )
-    rows = []
     for scores, (layer, num_visual) in zip(replay, counts.items(), strict=True):
         if scores.shape not in ((num_visual,), (batch, num_visual)):
             raise InputError(
@@ -118,9 +140,7 @@ def replayed_votes(replay: Sequence[Floats], counts: Mapping[int, int], batch: i
                 f"[{num_visual}], one for each visual token there | replay them with the "
                 "schedule they were made with"
             )
-        rows.append(np.broadcast_to(scores, (batch, num_visual)))
-    nobody = Votes.nobody(batch)
-    return Votes(nobody.offsets, np.ones((batch, 1), np.float32), tuple(rows))
+    return Votes.given(replay, batch)
 
 
 def stage_trace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparsevlm_ops.cells import block_grid
 from sparsevlm_ops.schedule import average_visual_tokens
 from sparsevlm_trt.runtime.boundary import Pruning
 from sparsevlm_trt.runtime.bundle import Bundle, listed_files
@@ -71,6 +72,8 @@ def cost_report(
     """
     vision, model = manifest.vision, manifest.model
     schedule, recycles = pruning.schedule, pruning.method.recycles
+    grid = block_grid(num_visual, vision.grid if vision else None)
+    pools = grid if pruning.method.pools else None
     cost = chain_cost(
         model,
         vision,
@@ -79,10 +82,11 @@ def cost_report(
         num_visual=num_visual,
         num_text=num_text,
         recycles=recycles,
+        pools=pools,
         num_images=-(-num_visual // vision.num_visual) if vision else 0,
     )
     nominal = (
-        average_visual_tokens(schedule, num_visual, model.num_layers, recycles)
+        average_visual_tokens(schedule, num_visual, model.num_layers, recycles, pools)
         if schedule
         else float(num_visual)
     )
@@ -90,6 +94,7 @@ def cost_report(
     return {
         "method": pruning.method.name,
         "schedule": schedule.spell() if schedule else None,
+        "schedule_source": schedule.source if schedule else None,
         "num_visual": num_visual,
         "num_text": num_text,
         "nominal_average_visual_tokens": nominal,

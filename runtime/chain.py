@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsevlm_ops.schedule import boundary_counts, num_kept
+from sparsevlm_ops.cells import block_grid
+from sparsevlm_ops.host_scores import HOST_RULES
+from sparsevlm_ops.schedule import BoundaryCounts
 from sparsevlm_trt.runtime.boundary import (
     Layout,
     Pruning,
@@ -57,6 +59,7 @@ class Chain:
         """Take a manifest, and a runner that has its graphs loaded."""
         self._runner = runner
         self._stages = manifest.stages
+        self._image_grid = manifest.vision.grid if manifest.vision else None
         self._heads = manifest.model.num_heads
         self._cache_width = manifest.model.num_kv_heads * manifest.model.head_dim
         self.dtype = np.dtype(manifest.model.dtype)
@@ -91,8 +94,8 @@ class Chain:
             InputError: The scores to replay do not fit the boundaries.
         """
         batch, length, _ = embeds.shape
-        votes = self._votes(embeds, layout, pruning, clock)
-        keeps = pruning.schedule.as_dict() if pruning.schedule else {}
+        steps = pruning.steps(layout.num_visual, self._image_grid)
+        votes = self._votes(embeds, layout, pruning, steps, clock)
         hidden = embeds
         positions: Index = np.tile(np.arange(length, dtype=np.int64), (batch, 1))
         patches = [np.arange(layout.num_visual, dtype=np.int64)] * batch
@@ -101,7 +104,7 @@ class Chain:
         prunes: list[list[StageTrace]] = [[] for _ in range(batch)]
         for number, stage in enumerate(self._stages):
             layer = stage.stop - 1
-            prunes_here = layer in keeps and num_visual >= 2
+            step = steps.get(layer)
             cache = StageCache(
                 range(stage.first, stage.stop),
                 batch,
@@ -111,14 +114,14 @@ class Chain:
             )
             caches.append(cache)
             start = layout.prefix + num_visual
-            asks = prunes_here and votes.scores is None
+            asks = step is not None and votes.scores is None
             rater_index = votes.offsets + start if asks else _nothing(batch)
             block = np.arange(layout.prefix, start, dtype=np.int64)
             visual_index = np.tile(block, (batch, 1)) if asks else _nothing(batch)
             hidden, attention = self._stage(
                 number, hidden, positions, cache, rater_index, visual_index, clock
             )
-            if not prunes_here:
+            if step is None:
                 continue
             if votes.scores is not None:
                 scores = votes.scores[len(prunes[0])]
@@ -131,7 +134,7 @@ class Chain:
                     "rater_attention": attention,
                     "rater_weights": votes.weights,
                     "prefix_length": np.array([layout.prefix], np.int64),
-                    "num_kept": np.array([num_kept(keeps[layer], num_visual)], np.int64),
+                    "num_kept": np.array([step.num_asked], np.int64),
                 },
                 clock,
                 step=f"prune_{layer}",
@@ -139,10 +142,10 @@ class Chain:
             hidden, positions = out["next_hidden_states"], out["next_position_ids"]
             num_in = num_visual
             num_visual = hidden.shape[1] - layout.prefix - layout.num_text
-            for row, steps in enumerate(prunes):
-                step = stage_trace(layer, out, row, num_in, num_visual, patches[row])
-                patches[row] = step.patches
-                steps.append(step)
+            for row, done in enumerate(prunes):
+                trace = stage_trace(layer, out, row, num_in, num_visual, patches[row])
+                patches[row] = trace.patches
+                done.append(trace)
         state = ChainState(caches, length, pruning.method.positions == "compact", prunes)
         return self._logits(hidden, clock), state
 
@@ -167,20 +170,27 @@ class Chain:
         state.length += 1
         return self._logits(hidden, clock)
 
-    def _votes(self, embeds: Array, layout: Layout, pruning: Pruning, clock: Clock) -> Votes:
-        """Find out who judges the visual tokens: scores to replay, raters, or nobody."""
+    def _votes(
+        self,
+        embeds: Array,
+        layout: Layout,
+        pruning: Pruning,
+        steps: Mapping[int, BoundaryCounts],
+        clock: Clock,
+    ) -> Votes:
+        """Find out who judges the visual tokens: given scores, tokens of the text, or nobody."""
         batch = embeds.shape[0]
-        schedule = pruning.schedule
-        if schedule is None:
-            return Votes.nobody(batch)
-        if pruning.replay is not None:
-            steps = boundary_counts(schedule, layout.num_visual, pruning.method.recycles)
-            counts = {step.layer: step.num_in for step in steps if step.num_in >= 2}
+        if pruning.replay is not None and pruning.schedule is not None:
+            counts = {layer: step.num_in for layer, step in steps.items()}
             return replayed_votes(pruning.replay, counts, batch)
-        if layout.num_visual < 2:
+        if not steps:
             return Votes.nobody(batch)
-        if layout.num_text == 0:
-            return Votes.last_token(batch)
+        judge = pruning.method.judge
+        if judge in HOST_RULES:
+            grid = block_grid(layout.num_visual, self._image_grid)
+            return Votes.given(HOST_RULES[judge](steps.values(), grid, pruning.seed), batch)
+        if judge == "last_token" or layout.num_text == 0:
+            return Votes.last_token(batch, layout.num_text)
         start = layout.prefix + layout.num_visual
         visual, text = embeds[:, layout.prefix : start], embeds[:, start:]
         out = self._run("raters", {"visual_embeds": visual, "text_embeds": text}, clock)

@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sparsevlm_ops.cells import Grid
 from sparsevlm_ops.schedule import Schedule, boundary_counts, visual_counts
 from sparsevlm_trt.runtime.errors import PlanError
 from sparsevlm_trt.runtime.manifest import ModelSpec, StageSpec, VisionSpec
@@ -129,6 +130,7 @@ def chain_cost(
     num_visual: int,
     num_text: int,
     recycles: bool = True,
+    pools: Grid | None = None,
     num_images: int = 1,
 ) -> ChainCost:
     """Count what one prompt costs on a chain.
@@ -141,6 +143,7 @@ def chain_cost(
         num_visual: Tokens of the visual block that is pruned; 0 for a text-only prompt.
         num_text: All other tokens, before and after it; 1 or more with `num_visual`.
         recycles: Whether the method brings dropped tokens back merged.
+        pools: The grid of the visual tokens, for a method that pools.
         num_images: Images that the vision tower sees; ignored where `num_visual` is 0.
 
     Raises:
@@ -159,9 +162,9 @@ def chain_cost(
             f"{boundaries} | export with these boundaries, or choose another schedule"
         )
     num_all = num_visual + num_text
-    counts = _stage_visual_counts(stages, schedule, num_visual, recycles)
+    counts = _stage_visual_counts(stages, schedule, num_visual, recycles, pools)
     nominal = (
-        visual_counts(schedule, num_visual, model.num_layers, recycles)
+        visual_counts(schedule, num_visual, model.num_layers, recycles, pools)
         if schedule is not None
         else (num_visual,) * model.num_layers
     )
@@ -201,10 +204,14 @@ def paper_multiply_adds(model: ModelSpec, num_tokens: int) -> int:
 
 
 def _stage_visual_counts(
-    stages: Sequence[StageSpec], schedule: Schedule | None, num_visual: int, recycles: bool
+    stages: Sequence[StageSpec],
+    schedule: Schedule | None,
+    num_visual: int,
+    recycles: bool,
+    pools: Grid | None,
 ) -> list[int]:
     """Visual tokens that each stage sees; a boundary that the schedule leaves out changes none."""
-    steps = boundary_counts(schedule, num_visual, recycles) if schedule is not None else ()
+    steps = boundary_counts(schedule, num_visual, recycles, pools) if schedule else ()
     after = {step.layer: step.num_out for step in steps}
     counts = []
     for stage in stages:

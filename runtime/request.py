@@ -10,8 +10,9 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsevlm_ops.matching import equal_schedule
 from sparsevlm_ops.methods import Method, get_method
-from sparsevlm_ops.schedule import Schedule
+from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, Schedule
 from sparsevlm_trt.runtime.boundary import Pruning
 from sparsevlm_trt.runtime.errors import InputError, PlanError
 from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
@@ -30,7 +31,8 @@ class Options(TypedDict, total=False):
 
     Attributes:
         method: Pruning method; the bundle's by default.
-        budget: Nominal average of visual tokens, one of the authors' numbers.
+        method_seed: Of a method that draws its tokens, 0 by default.
+        budget: Nominal average of visual tokens: 192, 128, 96, 64 or 32.
         schedule: Tokens kept after each pruning layer, e.g. "2:300,6:200,15:110"; in place of
             a budget.
         max_new_tokens: Tokens to make at most, 64 by default.
@@ -46,6 +48,7 @@ class Options(TypedDict, total=False):
     """
 
     method: str | None
+    method_seed: int
     budget: int | None
     schedule: ScheduleLike | None
     max_new_tokens: int
@@ -112,6 +115,7 @@ def make_request(manifest: Manifest, options: Options) -> Request:
         budget=given.pop("budget", None),
         schedule=given.pop("schedule", None),
         replay=given.pop("replay", None),
+        method_seed=given.pop("method_seed", 0),
     )
     request = Request(
         pruning,
@@ -140,13 +144,27 @@ def plan_pruning(
     budget: int | None = None,
     schedule: ScheduleLike | None = None,
     replay: Sequence[Any] | None = None,
+    method_seed: int = 0,
+    num_visual: int | None = None,
 ) -> Pruning:
     """Decide how to prune: what is asked for, else the bundle's plan.
 
-    A schedule may use some of the bundle's boundaries. A method that never prunes takes none, so
-    a budget beside it has no effect.
+    A schedule is followed as it stands, and may use some of the bundle's boundaries. A budget, and
+    the plan of a bundle made for another method, mean as many tokens as `sparsevlm` would leave.
+    A method that never prunes takes neither, so that a budget beside it has no effect.
+
+    Args:
+        manifest: Describes the bundle.
+        method: The method; the bundle's by default.
+        budget: Nominal average of visual tokens.
+        schedule: Tokens kept after each pruning layer.
+        replay: Visual scores of each boundary.
+        method_seed: Of a method that draws, 0 or more.
+        num_visual: Visual tokens of the prompt that counts are made equal for; one image's by
+            default.
 
     Raises:
+        InputError: The seed or the scores cannot be used.
         PlanError: The method has no graph here, the budget is unknown, both budget and schedule
             are given, or the schedule prunes where the bundle is not cut.
     """
@@ -159,10 +177,18 @@ def plan_pruning(
             f"plan | got budget {budget} and a schedule | expected one of the two | "
             "leave the budget out to use the schedule"
         )
+    if not isinstance(method_seed, int) or method_seed < 0:
+        raise InputError(
+            f"method_seed | got {method_seed!r} | expected a whole number, 0 or more | change it"
+        )
+    if num_visual is None:
+        num_visual = manifest.vision.num_visual if manifest.vision else BUDGET_VISUAL_TOKENS
     try:
-        kept = _schedule(budget, schedule, manifest)
+        kept = _schedule(chosen, budget, schedule, manifest, num_visual)
     except ValueError as error:  # the arithmetic's own sentence is complete
         raise PlanError(f"{error}" if "|" in str(error) else _NO_SCHEDULE.format(error)) from error
+    if kept is None:
+        return Pruning(chosen, None)
     elsewhere = [layer for layer in kept.layers if layer not in plan.boundaries]
     if elsewhere:
         raise PlanError(
@@ -170,7 +196,8 @@ def plan_pruning(
             f"bundle's boundaries: {', '.join(map(str, plan.boundaries)) or 'none'} | "
             "use those, or export with the boundaries you need"
         )
-    return Pruning(chosen, kept, None if replay is None else _scores(replay))
+    scores = None if replay is None else _scores(replay)
+    return Pruning(chosen, kept, scores, method_seed)
 
 
 def _method(name: str, plan: PlanSpec) -> Method:
@@ -186,17 +213,29 @@ def _method(name: str, plan: PlanSpec) -> Method:
         raise PlanError(str(error)) from error
 
 
-def _schedule(budget: int | None, schedule: ScheduleLike | None, manifest: Manifest) -> Schedule:
-    """Make the schedule of a request; ValueError where it cannot be one."""
-    if budget is not None:
-        return Schedule.from_budget(budget, manifest.model.num_layers)
-    if schedule is None:
-        return Schedule.of(manifest.plan.schedule)
+def _schedule(
+    method: Method,
+    budget: int | None,
+    schedule: ScheduleLike | None,
+    manifest: Manifest,
+    num_visual: int,
+) -> Schedule | None:
+    """Make the schedule of a request; None prunes nothing, ValueError where it cannot be one."""
     if isinstance(schedule, Schedule):
         return schedule
     if isinstance(schedule, str):
         return Schedule.parse(schedule)
-    return Schedule.of(schedule)
+    if schedule is not None:
+        return Schedule.of(schedule)
+    plan, num_layers = manifest.plan, manifest.model.num_layers
+    if budget is None and method.name == plan.method:
+        return Schedule.of(plan.schedule, plan.source)
+    budget = plan.budget if budget is None else budget
+    if budget is None:
+        table = Schedule.of(plan.schedule, plan.source)
+    else:
+        table = Schedule.from_budget(budget, num_layers)
+    return equal_schedule(table, method, num_visual, num_layers)
 
 
 def _scores(replay: Sequence[Any]) -> tuple[NDArray[np.float32], ...]:

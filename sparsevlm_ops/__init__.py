@@ -8,9 +8,11 @@ size, K kept, M candidates for merging, C merged (recycled) tokens.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sparsevlm_ops.matching import equal_schedule
 from sparsevlm_ops.methods import METHODS, Method, get_method
 from sparsevlm_ops.schedule import (
     AUTHORS_SCHEDULES,
+    BUDGETS,
     BoundaryCounts,
     Schedule,
     average_visual_tokens,
@@ -23,17 +25,21 @@ from sparsevlm_ops.schedule import (
 )
 
 if TYPE_CHECKING:
+    from sparsevlm_ops.keep import keep_step
     from sparsevlm_ops.onnx_topk import onnx_translations
+    from sparsevlm_ops.pooling import pool_step
     from sparsevlm_ops.prune import Pruned, prune_step
     from sparsevlm_ops.raters import rater_mask, rater_scores
     from sparsevlm_ops.recycling import merge_clusters
     from sparsevlm_ops.reference import ReferenceResult, ReferenceStage, pruned_generate
     from sparsevlm_ops.scoring import rater_attention, visual_scores
     from sparsevlm_ops.selection import select
+    from sparsevlm_ops.steps import step_of
     from sparsevlm_ops.topk import top_k
 
 __all__ = [
     "AUTHORS_SCHEDULES",
+    "BUDGETS",
     "METHODS",
     "BoundaryCounts",
     "Method",
@@ -43,12 +49,15 @@ __all__ = [
     "Schedule",
     "average_visual_tokens",
     "boundary_counts",
+    "equal_schedule",
     "get_method",
+    "keep_step",
     "merge_clusters",
     "num_candidates",
     "num_kept",
     "num_merged",
     "onnx_translations",
+    "pool_step",
     "prune_step",
     "pruned_generate",
     "rater_attention",
@@ -56,6 +65,7 @@ __all__ = [
     "rater_scores",
     "select",
     "stage_visual_counts",
+    "step_of",
     "top_k",
     "visual_counts",
     "visual_scores",
@@ -66,14 +76,17 @@ _NEEDS_TORCH = {
     "Pruned": "prune",
     "ReferenceResult": "reference",
     "ReferenceStage": "reference",
+    "keep_step": "keep",
     "merge_clusters": "recycling",
     "onnx_translations": "onnx_topk",
+    "pool_step": "pooling",
     "prune_step": "prune",
     "pruned_generate": "reference",
     "rater_attention": "scoring",
     "rater_mask": "raters",
     "rater_scores": "raters",
     "select": "selection",
+    "step_of": "steps",
     "top_k": "topk",
     "visual_scores": "scoring",
 }

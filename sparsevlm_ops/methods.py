@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Judge = Literal["raters", "last_token", "chance", "cells", "nobody"]
+Step = Literal["recycle", "keep", "pool"]
 Positions = Literal["compact", "original"]
 
 
@@ -12,20 +14,46 @@ class Method:
 
     Attributes:
         name: Name in bundles, on the command line and in reports.
-        prunes: Whether it drops visual tokens at all.
-        uses_raters: Whether text raters score the visual tokens.
-        recycles: Whether dropped tokens come back merged.
+        judge: Who scores the visual tokens. "raters": the text tokens that the image speaks to,
+            by their attention. "last_token": the prompt's last token, by its attention. "chance"
+            and "cells": the host, without the model (`sparsevlm_ops.host_scores`). "nobody": the
+            method never prunes.
+        step: What a prune step does with the scores. "recycle": keep the best, merge some of the
+            others. "keep": keep the best. "pool": average the tokens of equal score. None: there
+            is no step.
+        once: Whether a budget means one boundary, the first, in place of several.
         positions: "compact": survivors are renumbered without gaps, and each stage decodes at its
-            own cache length; "original": survivors keep their position ids.
+            own cache length; "original": survivors keep their position ids, and every stage
+            decodes at the unpruned length.
         source: Where the rule is written down.
     """
 
     name: str
-    prunes: bool
-    uses_raters: bool
-    recycles: bool
+    judge: Judge
+    step: Step | None
+    once: bool
     positions: Positions
     source: str
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it drops visual tokens at all."""
+        return self.step is not None
+
+    @property
+    def uses_raters(self) -> bool:
+        """Whether text raters score the visual tokens."""
+        return self.judge == "raters"
+
+    @property
+    def recycles(self) -> bool:
+        """Whether dropped tokens come back merged."""
+        return self.step == "recycle"
+
+    @property
+    def pools(self) -> bool:
+        """Whether all tokens are averaged in cells of their grid."""
+        return self.step == "pool"
 
 
 METHODS: dict[str, Method] = {
@@ -33,17 +61,41 @@ METHODS: dict[str, Method] = {
     for method in (
         Method(
             name="sparsevlm",
-            prunes=True,
-            uses_raters=True,
-            recycles=True,
+            judge="raters",
+            step="recycle",
+            once=False,
             positions="compact",
             source="SparseVLM (arXiv 2410.04417), the authors' fixed-budget version 1.5",
         ),
         Method(
+            name="fastv",
+            judge="last_token",
+            step="keep",
+            once=True,
+            positions="original",
+            source="FastV (arXiv 2403.06764); here on the output of the first boundary's layer",
+        ),
+        Method(
+            name="random",
+            judge="chance",
+            step="keep",
+            once=False,
+            positions="compact",
+            source="control: sparsevlm's counts and positions, tokens drawn by chance",
+        ),
+        Method(
+            name="uniform",
+            judge="cells",
+            step="pool",
+            once=False,
+            positions="compact",
+            source="control: sparsevlm's counts and positions, tokens averaged on a coarser grid",
+        ),
+        Method(
             name="none",
-            prunes=False,
-            uses_raters=False,
-            recycles=False,
+            judge="nobody",
+            step=None,
+            once=False,
             positions="original",
             source="the unpruned model",
         ),

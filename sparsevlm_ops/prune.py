@@ -38,15 +38,52 @@ def take_rows(states: Tensor, index: Tensor) -> Tensor:
     return rows.reshape(B, index.shape[1], N)
 
 
-def _check(holds: bool, num_kept: int, num_visual: int) -> None:
-    """Refuse a wrong K, and tell the tracer, which cannot see it, that K is a right one."""
-    torch._check_value(  # type: ignore[no-untyped-call]
-        holds,
-        lambda: (
-            f"num_kept | got {num_kept} of {num_visual} visual tokens | expected 1 to "
-            f"{num_visual - 1} | use sparsevlm_ops.schedule.num_kept"
-        ),
+def read_count(num_kept: Tensor, num_visual: int) -> int:
+    """Read K, and tell the tracer, which cannot see it, that it is a right one.
+
+    Raises:
+        ValueError: K is not between 1 and V - 1.
+    """
+    K = cast("int", num_kept.item())
+    for holds in (K >= 1, num_visual > K):
+        torch._check_value(  # type: ignore[no-untyped-call]
+            holds,
+            lambda: (
+                f"num_kept | got {K} of {num_visual} visual tokens | expected 1 to "
+                f"{num_visual - 1} | use sparsevlm_ops.schedule.num_kept"
+            ),
+        )
+    return K
+
+
+def source_rows(
+    kept: Tensor, prefix_length: Tensor, num_visual: int, num_merged: int, length: int
+) -> Tensor:
+    """Find the row that each place of the next sequence is taken from.
+
+    The prefix length is data, not shape, so no slice can be cut: each place works it out.
+
+    Args:
+        kept: `[B, K]`, K of 1 or more, ascending, relative to the visual block.
+        prefix_length: P, `[1]`.
+        num_visual: V.
+        num_merged: C; merged rows lie behind the old sequence.
+        length: S, of the old sequence.
+
+    Returns:
+        `[B, S - V + K + C]`, int64: prefix | kept | merged | suffix.
+    """
+    K = kept.shape[1]
+    place = torch.arange(length - num_visual + K + num_merged, device=kept.device)
+    among_kept = place - prefix_length
+    kept_row = torch.index_select(kept, 1, among_kept.clamp(0, K - 1)) + prefix_length
+    behind = torch.where(
+        among_kept < K + num_merged,
+        length + among_kept - K,
+        place + (num_visual - K - num_merged),
     )
+    source = torch.where(among_kept < K, kept_row, behind)
+    return torch.where(among_kept < 0, place, source)
 
 
 def prune_step(
@@ -75,29 +112,17 @@ def prune_step(
     Source: SparseVLM 3.3 and 3.4; the authors' code, v1.5.
     """
     S, V = hidden_states.shape[1], rater_attention.shape[3]
-    K = cast("int", num_kept.item())
-    _check(K >= 1, K, V)
-    _check(K < V, K, V)
+    K = read_count(num_kept, V)
     M = num_candidates(V - K)
     C = num_merged(M)
-    next_length = S - V + K + C
 
     scores = visual_scores(rater_attention, rater_weights)
     kept, candidates = select(scores, K, M)
     merged = merge_clusters(take_rows(hidden_states, candidates + prefix_length), C)
-
-    # The prefix length is data, not shape: each place of the next sequence works out its source
-    # row among the old rows followed by the merged ones.
-    place = torch.arange(next_length, device=hidden_states.device)
-    among_kept = place - prefix_length
-    kept_row = torch.index_select(kept, 1, among_kept.clamp(0, K - 1)) + prefix_length
-    beyond_kept = torch.where(among_kept < K + C, S + among_kept - K, place + (V - K - C))
-    source = torch.where(among_kept < K, kept_row, beyond_kept)
-    source = torch.where(among_kept < 0, place, source)
     rows = torch.cat([hidden_states, merged], dim=1)
     return Pruned(
-        next_hidden_states=take_rows(rows, source),
-        next_position_ids=position_ids.narrow(1, 0, next_length),
+        next_hidden_states=take_rows(rows, source_rows(kept, prefix_length, V, C, S)),
+        next_position_ids=position_ids.narrow(1, 0, S - V + K + C),
         visual_scores=scores,
         kept_index=kept,
         merge_candidates=candidates,

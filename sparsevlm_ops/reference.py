@@ -11,10 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sparsevlm_ops.methods import get_method
+from sparsevlm_ops.cells import Grid, block_grid
+from sparsevlm_ops.eager_layer import LayerCache, run_layer
+from sparsevlm_ops.host_scores import HOST_RULES
+from sparsevlm_ops.methods import Judge, Method, get_method
 from sparsevlm_ops.raters import rater_mask, rater_scores
 from sparsevlm_ops.recycling import merge_clusters
-from sparsevlm_ops.schedule import Schedule, num_candidates, num_kept, num_merged
+from sparsevlm_ops.schedule import BoundaryCounts, Schedule, boundary_counts
 from sparsevlm_ops.scoring import visual_scores
 from sparsevlm_ops.selection import select
 
@@ -35,7 +38,7 @@ class ReferenceStage:
         layer: The pruning layer.
         scores: Visual scores, `[V]`, float32; a replay's own where it gives scores.
         kept: `[K]`, ascending, relative to this stage's visual block.
-        merge_candidates: `[M]`, descending by score.
+        merge_candidates: `[M]`, descending by score; all tokens, in order, where all are pooled.
         merged: Merged tokens, `[C, N]`.
         hidden: Input of the next layer, `[S', N]`.
         position_ids: From the next layer on, `[S']`.
@@ -63,7 +66,8 @@ class ReferenceResult:
         prefill_logits: `[vocab]`, float32, at the last prompt position.
         step_logits: `[len(tokens) - 1, vocab]`, float32: row i is had by feeding token i.
         rater_scores: `[T]`, float32; empty without raters.
-        rater_index: Raters, ascending, counted from the first text token after the image.
+        rater_index: Who votes by attention, ascending, counted from the first text token after
+            the image; -1 for the image's own last token.
         stages: One per boundary that pruned.
         decode_positions: `[len(tokens) - 1, layers]`: the position each layer rotated by.
         kv_lengths: Cache entries of each layer after the prefill.
@@ -79,27 +83,6 @@ class ReferenceResult:
     kv_lengths: list[int]
 
 
-class LayerCache:
-    """Keys and values of each layer; layers may differ in length."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._entries: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """Append `[1, G, S, D]` to a layer and return all it has; the decoder calls this."""
-        if layer in self._entries:
-            past_key, past_value = self._entries[layer]
-            key = torch.cat([past_key, key], dim=2)
-            value = torch.cat([past_value, value], dim=2)
-        self._entries[layer] = (key, value)
-        return key, value
-
-    def length(self, layer: int) -> int:
-        """Entries of a layer."""
-        return self._entries[layer][0].shape[2] if layer in self._entries else 0
-
-
 @torch.no_grad()
 def pruned_generate(
     model: CausalModel,
@@ -110,6 +93,8 @@ def pruned_generate(
     method: str = "sparsevlm",
     max_new_tokens: int = 1,
     replay: Sequence[Tensor] | None = None,
+    seed: int = 0,
+    image_grid: Grid | None = None,
 ) -> ReferenceResult:
     """Generate greedily with the visual tokens pruned on the way through the layers.
 
@@ -123,6 +108,8 @@ def pruned_generate(
         max_new_tokens: Tokens to generate, 1 or more; there is no stop token.
         replay: One tensor per boundary that prunes, in place of its own decision: scores `[V]`
             (floating), or the kept index `[K]` (integer; the dropped ones rank by own scores).
+        seed: Of a method that draws its scores.
+        image_grid: Rows and columns of one image's tokens, for a method that pools.
 
     Raises:
         ValueError: A pruning method without a schedule, a schedule the model does not reach, or
@@ -133,31 +120,31 @@ def pruned_generate(
     rules = get_method(method)
     decoder = model.get_decoder()
     num_layers = len(decoder.layers)
-    kept_after = _kept_after(schedule, rules.prunes, num_layers)
-    P, V = prefix_length, num_visual
+    P, V, length = prefix_length, num_visual, inputs_embeds.shape[1]
+    grid = block_grid(V, image_grid)
+    steps = _steps(schedule, rules, V, grid, num_layers)
     decisions = list(replay) if replay is not None else None
+    given = _host_scores(rules.judge, steps, grid, seed)
 
-    # Text raters: once, from the raw embeddings; only text after the image votes.
-    raters, scores = _text_raters(inputs_embeds, P, V, rules.uses_raters)
+    # Who votes is settled once, from the raw embeddings; only text after the image does.
+    voters, scores = _voters(inputs_embeds, P, V, rules.judge)
 
     hidden = inputs_embeds
-    positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
+    positions = torch.arange(length, device=hidden.device)[None]
     cache = LayerCache()
     stages = []
     for index, layer in enumerate(decoder.layers):
-        hidden, probabilities = _run_layer(decoder, layer, hidden, positions, cache)
-        if index not in kept_after or V < 2:
+        hidden, probabilities = run_layer(decoder, layer, hidden, positions, cache)
+        if index not in steps:
             continue
-        # The raters' rows, the visual columns, averaged over heads and raters.
-        rows = probabilities[:, :, P + V + raters, P : P + V].float()  # [1, H, R, V]
-        stage = _prune(
-            index,
-            hidden[0],
-            positions[0],
-            visual_scores(rows, torch.ones_like(rows[:, 0, :, 0])),
-            (P, V, num_kept(kept_after[index], V)),
-            decisions.pop(0) if decisions else None,
-        )
+        if index in given:
+            own = given[index][None].to(hidden.device)
+        else:
+            # The voters' rows, the visual columns, averaged over heads and voters.
+            rows = probabilities[:, :, P + V + voters, P : P + V].float()  # [1, H, R, V]
+            own = visual_scores(rows, torch.ones_like(rows[:, 0, :, 0]))
+        decision = decisions.pop(0) if decisions else None
+        stage = _prune(rules, steps[index], hidden[0], positions[0], own, P, decision)
         stages.append(stage)
         hidden, positions, V = stage.hidden[None], stage.position_ids[None], stage.num_visual_out
     head = model.get_output_embeddings()
@@ -165,32 +152,39 @@ def pruned_generate(
 
     kv_lengths = [cache.length(index) for index in range(num_layers)]
     tokens = [int(prefill_logits.argmax())]
-    step_logits, decode_positions = [], []
+    step_logits: list[Tensor] = []
+    decode_positions = []
     while len(tokens) < max_new_tokens:
         hidden = model.get_input_embeddings()(torch.tensor([[tokens[-1]]], device=hidden.device))
-        # Survivors were renumbered without gaps, so a layer's next position is its cache length.
-        lengths = [cache.length(index) for index in range(num_layers)]
-        for layer, length in zip(decoder.layers, lengths, strict=True):
-            position = torch.tensor([[length]], device=hidden.device)
-            hidden, _ = _run_layer(decoder, layer, hidden, position, cache)
+        # Survivors that were renumbered without gaps go on at a layer's own cache length.
+        next_positions = [
+            cache.length(index) if rules.positions == "compact" else length + len(step_logits)
+            for index in range(num_layers)
+        ]
+        for layer, number in zip(decoder.layers, next_positions, strict=True):
+            position = torch.tensor([[number]], device=hidden.device)
+            hidden, _ = run_layer(decoder, layer, hidden, position, cache)
         logits = head(decoder.norm(hidden[:, -1]))[0].float()
         step_logits.append(logits)
-        decode_positions.append(lengths)
+        decode_positions.append(next_positions)
         tokens.append(int(logits.argmax()))
     return ReferenceResult(
         tokens=tokens,
         prefill_logits=prefill_logits,
         step_logits=torch.stack([prefill_logits, *step_logits])[1:],
         rater_scores=scores,
-        rater_index=raters,
+        rater_index=voters,
         stages=stages,
         decode_positions=torch.tensor(decode_positions, dtype=torch.int64).reshape(-1, num_layers),
         kv_lengths=kv_lengths,
     )
 
 
-def _kept_after(schedule: Schedule | None, prunes: bool, num_layers: int) -> dict[int, int]:
-    if not prunes:
+def _steps(
+    schedule: Schedule | None, rules: Method, num_visual: int, grid: Grid, num_layers: int
+) -> dict[int, BoundaryCounts]:
+    """Count the boundaries that prune, by layer."""
+    if not rules.prunes:
         return {}
     if schedule is None:
         raise ValueError(
@@ -198,85 +192,82 @@ def _kept_after(schedule: Schedule | None, prunes: bool, num_layers: int) -> dic
             "method prunes | give a Schedule, or method 'none'"
         )
     schedule.check_layers(num_layers)
-    return schedule.as_dict()
+    pools = grid if rules.pools else None
+    counts = boundary_counts(schedule, num_visual, rules.recycles, pools)
+    return {step.layer: step for step in counts if step.prunes}
 
 
-def _text_raters(
-    inputs_embeds: Tensor, prefix_length: int, num_visual: int, votes: bool
+def _host_scores(
+    judge: Judge, steps: dict[int, BoundaryCounts], grid: Grid, seed: int
+) -> dict[int, Tensor]:
+    """Make the scores that need no model, by layer; empty for a method that asks the model."""
+    rule = HOST_RULES.get(judge)
+    if rule is None:
+        return {}
+    scores = rule(tuple(steps.values()), grid, seed)
+    return {layer: torch.from_numpy(rows) for layer, rows in zip(steps, scores, strict=True)}
+
+
+def _voters(
+    inputs_embeds: Tensor, prefix_length: int, num_visual: int, judge: Judge
 ) -> tuple[Tensor, Tensor]:
-    if not votes or not num_visual:
-        nothing = torch.zeros(0, device=inputs_embeds.device)
+    """Find the rows that vote by attention, and the scores that chose them."""
+    after, length = prefix_length + num_visual, inputs_embeds.shape[1]
+    nothing = inputs_embeds.new_zeros(0)
+    if judge not in ("raters", "last_token") or not num_visual:
         return nothing.to(torch.int64), nothing
-    after = prefix_length + num_visual
-    if after == inputs_embeds.shape[1]:
-        # The prompt ends with its image: its last token rates, the row the answer is made from.
-        return torch.tensor([-1], device=inputs_embeds.device), inputs_embeds.new_zeros(0)
+    if judge == "last_token" or after == length:
+        # A prompt that ends with its image is rated by its last token too: the row that the answer
+        # is made from.
+        return torch.tensor([length - after - 1], device=inputs_embeds.device), nothing
     scores = rater_scores(inputs_embeds[:, prefix_length:after], inputs_embeds[:, after:])
     return rater_mask(scores)[0].nonzero()[:, 0], scores[0]
 
 
-def _run_layer(
-    decoder: Any, layer: Any, hidden: Tensor, positions: Tensor, cache: LayerCache
-) -> tuple[Tensor, Tensor]:
-    """Run one decoder layer and catch its attention probabilities, `[1, H, S, L]`."""
-    past, S = cache.length(layer.self_attn.layer_idx), hidden.shape[1]
-    # Row i of this call sees the whole cache and itself and what came before it in this call.
-    later = torch.full((S, past + S), torch.finfo(hidden.dtype).min).triu(past + 1)
-    mask = later.to(hidden)[None, None]
-    caught: list[Tensor | None] = []
-
-    def catch(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
-        caught.append(outputs[1])
-
-    hook = layer.self_attn.register_forward_hook(catch)
-    try:
-        output = layer(
-            hidden,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            position_embeddings=decoder.rotary_emb(hidden, positions),
-        )
-    finally:
-        hook.remove()
-    probabilities = caught[0]
-    if probabilities is None:
-        raise ValueError(
-            "attention | got no probabilities | expected those of every head | "
-            'load the model with attn_implementation="eager"'
-        )
-    return output, probabilities
-
-
 def _prune(
-    layer: int,
+    rules: Method,
+    counts: BoundaryCounts,
     hidden: Tensor,
     positions: Tensor,
     scores: Tensor,
-    layout: tuple[int, int, int],
+    prefix_length: int,
     replay: Tensor | None,
 ) -> ReferenceStage:
-    """Keep, merge and rejoin: hidden `[S, N]`, positions `[S]`, scores `[1, V]`, (P, V, K)."""
-    P, V, K = layout
+    """Keep, merge and rejoin: hidden `[S, N]`, positions `[S]`, scores `[1, V]`."""
+    P, V, K = prefix_length, counts.num_in, counts.num_kept
     ranked = scores
     if replay is not None and replay.is_floating_point():
         ranked = scores = replay.reshape(1, V).to(scores)
     elif replay is not None:
-        K = replay.numel()
+        if replay.numel() != K:
+            raise ValueError(
+                f"replay | got {replay.numel()} kept tokens at layer {counts.layer} | expected "
+                f"{K} | replay them with the schedule they were made with"
+            )
         ranked = scores.index_fill(1, replay.reshape(-1).to(scores.device), torch.inf)
-    kept, candidates = (rows[0] for rows in select(ranked, K, num_candidates(V - K)))
     prefix, visual, suffix = hidden[:P], hidden[P : P + V], hidden[P + V :]
-    merged = merge_clusters(visual[candidates][None], num_merged(len(candidates)))[0]
+    if rules.pools:
+        kept = torch.arange(0, device=hidden.device)
+        candidates = torch.arange(V, device=hidden.device)
+        cells = [visual[scores[0] == cell] for cell in range(counts.num_merged)]
+        merged = torch.stack([cell.float().mean(dim=0) for cell in cells]).to(hidden.dtype)
+    else:
+        kept, candidates = (rows[0] for rows in select(ranked, K, counts.num_candidates))
+        merged = visual[:0]
+    if rules.recycles:
+        merged = merge_clusters(visual[candidates][None], counts.num_merged)[0]
     following = torch.cat([prefix, visual[kept], merged, suffix])
+    next_positions = positions[: len(following)]
+    if rules.positions == "original":
+        next_positions = torch.cat([positions[:P], positions[P + kept], positions[P + V :]])
     return ReferenceStage(
-        layer=layer,
+        layer=counts.layer,
         scores=scores[0],
         kept=kept,
         merge_candidates=candidates,
         merged=merged,
         hidden=following,
-        position_ids=positions[: len(following)],
+        position_ids=next_positions,
         num_visual_in=V,
         num_visual_out=K + len(merged),
     )

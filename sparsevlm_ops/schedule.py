@@ -1,7 +1,9 @@
 """How many visual tokens are kept after which layer, and every count that follows from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from sparsevlm_ops.cells import Grid, poolings
 
 # Budget (average visual tokens a layer sees, V=576, 32 layers) -> {pruning layer: tokens kept}.
 # Source: the authors' repository (Gumpest/SparseVLMs), v1.5, `retained_tokens`; 96 is its main.
@@ -11,6 +13,14 @@ AUTHORS_SCHEDULES: dict[int, dict[int, int]] = {
     96: {2: 238, 6: 48, 15: 26},
     64: {2: 66, 6: 30, 15: 17},
 }
+# The authors have no 32. Ours is half of each count of 64, rounded down. Its true average is 52:
+# the two layers before the first boundary see all 576 tokens, which makes 36 if nothing follows.
+BUDGETS: dict[int, dict[int, int]] = AUTHORS_SCHEDULES | {
+    32: {layer: count // 2 for layer, count in AUTHORS_SCHEDULES[64].items()}
+}
+# Visual tokens of the model that the budgets are made for (LLaVA-1.5).
+BUDGET_VISUAL_TOKENS = 576
+GIVEN = "given by the user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +29,14 @@ class Schedule:
 
     Attributes:
         kept: Pairs (layer, tokens kept), layers ascending; pruning acts on that layer's output.
+        source: Where the numbers come from; equal schedules may differ in it.
 
     Raises:
         ValueError: No pair, layers not ascending or negative, or a count below 1.
     """
 
     kept: tuple[tuple[int, int], ...]
+    source: str = field(default=GIVEN, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a schedule."""
@@ -44,9 +56,9 @@ class Schedule:
             )
 
     @classmethod
-    def of(cls, kept: Mapping[int, int]) -> "Schedule":
+    def of(cls, kept: Mapping[int, int], source: str = GIVEN) -> "Schedule":
         """Make a schedule from `{layer: tokens kept}`, in any order of the layers."""
-        return cls(tuple(sorted((int(layer), int(count)) for layer, count in kept.items())))
+        return cls(tuple(sorted((int(layer), int(n)) for layer, n in kept.items())), source)
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
@@ -68,32 +80,32 @@ class Schedule:
 
     @classmethod
     def from_budget(cls, budget: int, num_layers: int) -> "Schedule":
-        """Take the authors' schedule of a budget, without the layers a model does not reach.
+        """Take the schedule of a budget, without the layers a model does not reach.
+
+        It is method `sparsevlm`'s; `matching.equal_schedule` makes another method's of it.
 
         Args:
-            budget: Nominal average number of visual tokens, one of `AUTHORS_SCHEDULES`.
+            budget: Nominal average number of visual tokens, one of `BUDGETS`.
             num_layers: Decoder layers of the model; its last layer's output is not pruned.
 
         Raises:
             ValueError: The budget is unknown, or the model has no layer after the first boundary.
         """
-        if budget not in AUTHORS_SCHEDULES:
-            known = ", ".join(str(number) for number in AUTHORS_SCHEDULES)
+        if budget not in BUDGETS:
+            known = ", ".join(str(number) for number in BUDGETS)
             raise ValueError(
                 f"budget | got {budget} | expected one of: {known} | "
                 "name one of them, or spell a schedule like 2:300,6:200,15:110"
             )
         reached = {
-            layer: count
-            for layer, count in AUTHORS_SCHEDULES[budget].items()
-            if layer < num_layers - 1
+            layer: count for layer, count in BUDGETS[budget].items() if layer < num_layers - 1
         }
         if not reached:
             raise ValueError(
                 f"budget {budget} | got a model of {num_layers} layers | expected 4 or more, "
                 "as the first pruning layer is 2 | spell a schedule for this model"
             )
-        return cls.of(reached)
+        return cls.of(reached, budget_source(budget))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -122,6 +134,13 @@ class Schedule:
             )
 
 
+def budget_source(budget: int) -> str:
+    """Say where the table of a budget comes from."""
+    if budget in AUTHORS_SCHEDULES:
+        return f"SparseVLM v1.5, table for {budget} tokens"
+    return f"ours: half of SparseVLM v1.5's table for {2 * budget} tokens, rounded down"
+
+
 @dataclass(frozen=True, slots=True)
 class BoundaryCounts:
     """Visual tokens at one boundary: `num_out == num_kept + num_merged`.
@@ -141,6 +160,16 @@ class BoundaryCounts:
     num_candidates: int
     num_merged: int
     num_out: int
+
+    @property
+    def prunes(self) -> bool:
+        """Whether there is a step at all: else all tokens are kept."""
+        return self.num_kept < self.num_in
+
+    @property
+    def num_asked(self) -> int:
+        """What the prune graph is asked for: tokens to keep or, where none is kept, cells."""
+        return self.num_kept or self.num_merged
 
 
 def num_kept(requested: int, num_visual: int) -> int:
@@ -168,18 +197,25 @@ def num_merged(candidates: int) -> int:
 
 
 def boundary_counts(
-    schedule: Schedule, num_visual: int, recycles: bool = True
+    schedule: Schedule, num_visual: int, recycles: bool = True, pools: Grid | None = None
 ) -> tuple[BoundaryCounts, ...]:
     """Follow `num_visual` tokens through the boundaries of a schedule.
 
     A boundary that sees fewer than 2 visual tokens leaves them alone: one must be dropped and one
-    must stay.
+    must stay. So does one that would pool a grid to as many cells as it has.
 
     Args:
         schedule: Tokens kept after each pruning layer.
         num_visual: Visual tokens before the first layer.
         recycles: Whether dropped tokens come back merged.
+        pools: The grid of the tokens (`cells.block_grid`) for a method that averages all of them
+            in cells: nothing is kept, and the counts are those of the nearest grids.
     """
+    if pools is not None:
+        return tuple(
+            _pooled(step.layer, step.num_in, step.num_out)
+            for step in poolings(schedule.kept, pools)
+        )
     steps = []
     for layer, requested in schedule.kept:
         if num_visual < 2:
@@ -193,16 +229,26 @@ def boundary_counts(
     return tuple(steps)
 
 
+def _pooled(layer: int, num_in: int, num_out: int) -> BoundaryCounts:
+    if num_out == num_in:
+        return BoundaryCounts(layer, num_in, num_in, 0, 0, num_in)
+    return BoundaryCounts(layer, num_in, 0, num_in, num_out, num_out)
+
+
 def stage_visual_counts(
-    schedule: Schedule, num_visual: int, recycles: bool = True
+    schedule: Schedule, num_visual: int, recycles: bool = True, pools: Grid | None = None
 ) -> tuple[int, ...]:
     """Visual tokens that the layers of each stage compute on, first stage to last."""
-    steps = boundary_counts(schedule, num_visual, recycles)
+    steps = boundary_counts(schedule, num_visual, recycles, pools)
     return (num_visual, *(step.num_out for step in steps))
 
 
 def visual_counts(
-    schedule: Schedule, num_visual: int, num_layers: int, recycles: bool = True
+    schedule: Schedule,
+    num_visual: int,
+    num_layers: int,
+    recycles: bool = True,
+    pools: Grid | None = None,
 ) -> tuple[int, ...]:
     """Visual tokens of each layer, a pruning layer counted with its output, as the paper counts.
 
@@ -210,7 +256,8 @@ def visual_counts(
         ValueError: A pruning layer has no layer after it in a model of `num_layers`.
     """
     schedule.check_layers(num_layers)
-    out_of = {step.layer: step.num_out for step in boundary_counts(schedule, num_visual, recycles)}
+    steps = boundary_counts(schedule, num_visual, recycles, pools)
+    out_of = {step.layer: step.num_out for step in steps}
     counts = []
     for layer in range(num_layers):
         num_visual = out_of.get(layer, num_visual)
@@ -219,7 +266,11 @@ def visual_counts(
 
 
 def average_visual_tokens(
-    schedule: Schedule, num_visual: int, num_layers: int, recycles: bool = True
+    schedule: Schedule,
+    num_visual: int,
+    num_layers: int,
+    recycles: bool = True,
+    pools: Grid | None = None,
 ) -> float:
     """Mean of `visual_counts` over the layers: the true figure behind a nominal budget."""
-    return sum(visual_counts(schedule, num_visual, num_layers, recycles)) / num_layers
+    return sum(visual_counts(schedule, num_visual, num_layers, recycles, pools)) / num_layers

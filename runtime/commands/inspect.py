@@ -69,9 +69,11 @@ def inspect(
         return
     bundle = Bundle.open(path, verify=not no_verify)
     manifest = bundle.manifest
-    pruning = plan_pruning(manifest, method=method, budget=budget, schedule=schedule)
     if visual is None:
         visual = manifest.vision.num_visual if manifest.vision else VISUAL_TOKENS
+    pruning = plan_pruning(
+        manifest, method=method, budget=budget, schedule=schedule, num_visual=visual
+    )
     cost = cost_report(manifest, pruning, num_visual=visual, num_text=text)
     report = bundle_report(bundle)
     if as_json:

@@ -45,7 +45,7 @@ def pruning_options(command: Command) -> Command:
     command = click.option(
         "--budget",
         type=int,
-        help="Nominal average of visual tokens: 192, 128, 96 or 64.",
+        help="Nominal average of visual tokens: 192, 128, 96, 64 or 32.",
     )(command)
     return click.option(
         "--method", type=click.Choice(list(METHODS)), help="Pruning method; none keeps all."

@@ -44,6 +44,13 @@ PROVIDERS = {
     help="An image; give it again for more. Images come before the question.",
 )
 @pruning_options
+@click.option(
+    "--method-seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of a method that draws its tokens.",
+)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option(
     "--temperature", type=float, default=0.0, show_default=True, help="0: the likeliest token."
@@ -88,6 +95,7 @@ def run(
     method: str | None,
     budget: int | None,
     schedule: str | None,
+    method_seed: int,
     max_new_tokens: int,
     temperature: float,
     top_k: int,
@@ -115,6 +123,7 @@ def run(
         runner_options["threads"] = threads
     options = Options(
         method=method,
+        method_seed=method_seed,
         budget=budget,
         schedule=schedule,
         max_new_tokens=max_new_tokens,

@@ -65,8 +65,9 @@ def test_progress_names_every_graph_on_stderr(exported):
     lines = [line for line in exported.stderr.splitlines() if line.startswith("exporting ")]
     names = [line.partition(": ")[2] for line in lines]
     stages = ["stage_0", "stage_1", "stage_2"]
-    assert names == ["vision", "embed", "raters", *stages, "prune_sparsevlm", "head"]
-    assert lines[0].startswith("exporting 1/8")
+    prunes = [f"prune_{method}" for method in ("sparsevlm", "fastv", "random", "uniform")]
+    assert names == ["vision", "embed", "raters", *stages, *prunes, "head"]
+    assert lines[0].startswith("exporting 1/11")
     assert "Traceback" not in exported.stderr
 
 

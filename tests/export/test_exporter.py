@@ -23,6 +23,7 @@ from sparsevlm_trt.runtime.session import Session
 
 BUNDLES = [("llava-llama", "float32"), ("llava-llama", "float16"), ("llava-mistral", "float16")]
 SCHEDULE = {0: 5}
+PRUNING = ("sparsevlm", "fastv", "random", "uniform")
 
 Tensors = dict[str, tuple[str, tuple[int | str, ...]]]
 
@@ -78,7 +79,13 @@ def contract(manifest: Manifest) -> dict[str, tuple[Tensors, Tensors]]:
                 "rater_mask": ("bool", ("batch", "num_text")),
             },
         ),
-        "prune_sparsevlm": (
+        "head": (
+            {"hidden_states": (kind, ("batch", width))},
+            {"logits": ("float32", ("batch", model.vocab_size))},
+        ),
+    }
+    for method in PRUNING:
+        graphs[f"prune_{method}"] = (
             {
                 "hidden_states": hidden,
                 "position_ids": positions,
@@ -97,12 +104,7 @@ def contract(manifest: Manifest) -> dict[str, tuple[Tensors, Tensors]]:
                 "kept_index": ("int64", ("batch", "num_kept")),
                 "merge_candidates": ("int64", ("batch", "num_candidates")),
             },
-        ),
-        "head": (
-            {"hidden_states": (kind, ("batch", width))},
-            {"logits": ("float32", ("batch", model.vocab_size))},
-        ),
-    }
+        )
     if vision is not None:
         graphs["vision"] = (
             {"pixel_values": ("float32", ("num_images", 3, *vision.image_size))},
@@ -270,7 +272,7 @@ def test_the_manifest_describes_the_model(bundle_of, checkpoint_of):
     assert (manifest.model.num_heads, manifest.model.num_kv_heads) == (4, 2)
     assert manifest.plan.boundaries == (1, 3)
     assert manifest.plan.schedule == {1: 9, 3: 5}
-    assert manifest.plan.methods == ("sparsevlm", "none")
+    assert manifest.plan.methods == (*PRUNING, "none")
     assert [(s.first, s.stop) for s in manifest.stages] == [(0, 2), (2, 4), (4, 6)]
     assert manifest.vision is not None
     assert (manifest.vision.num_visual, manifest.vision.grid) == (16, (4, 4))

@@ -47,7 +47,8 @@ PRUNE_DIMS |= {"num_raters": (1, 8, 64)}
 NUM_KEPT = ([1], [192], [1000])
 BUILD = Path(__file__).with_name("tensorrt_build.py")
 KINDS = ["llava-llama", "llava-mistral"]
-GRAPHS = ["vision", "embed", "raters", "stage_0", "stage_1", "stage_2", "prune_sparsevlm", "head"]
+PRUNES = ["prune_sparsevlm", "prune_fastv", "prune_random", "prune_uniform"]
+GRAPHS = ["vision", "embed", "raters", "stage_0", "stage_1", "stage_2", *PRUNES, "head"]
 
 
 def profile_of(name: str, graph: GraphSpec) -> dict[str, list[list[int]]]:
@@ -109,7 +110,8 @@ def test_tensorrt_builds(built, bundle_of, kind, graph):
 @pytest.mark.parametrize("kind", KINDS)
 def test_num_kept_is_read_by_the_host_and_nothing_else_is(built, kind):
     shape_tensors = {name: built(kind, name)["shape_tensors"] for name in GRAPHS}
-    assert shape_tensors.pop("prune_sparsevlm") == ["num_kept"]
+    for prune in PRUNES:
+        assert shape_tensors.pop(prune) == ["num_kept"]
     assert not any(shape_tensors.values())
 
 

@@ -115,31 +115,55 @@ class NumpyRunner:
             out["rater_attention"] = np.broadcast_to(attention[:, None], shape).astype(np.float32)
         return out
 
-    def _prune(self, _, inputs):
+    def _prune(self, graph, inputs):
         hidden, attention = inputs["hidden_states"], inputs["rater_attention"]
         weights = inputs["rater_weights"][:, None, :, None]
         scores = (attention * weights).sum(axis=2).mean(axis=1) / weights.sum(axis=2).mean(axis=1)
         prefix, keep = int(inputs["prefix_length"][0]), int(inputs["num_kept"][0])
         num_visual = scores.shape[1]
         assert 1 <= keep < num_visual
+        if graph == "prune_uniform":
+            return self._pool(inputs, scores.astype(np.float32), prefix, keep)
         order = np.argsort(-scores, axis=1, kind="stable")
         kept = np.sort(order[:, :keep], axis=1)
-        count = num_candidates(num_visual - keep)
+        recycles = graph == "prune_sparsevlm"
+        count = num_candidates(num_visual - keep) if recycles else 0
         candidates = order[:, keep : keep + count]
         rows = []
         for row, states in enumerate(hidden):
             visual = states[prefix : prefix + num_visual]
             merged = np.array_split(visual[candidates[row]], num_merged(count))
-            means = [group.mean(axis=0, keepdims=True) for group in merged]
+            means = [group.mean(axis=0, keepdims=True) for group in merged if recycles]
             suffix = states[prefix + num_visual :]
             rows.append(np.concatenate([states[:prefix], visual[kept[row]], *means, suffix]))
+        after = np.stack(rows)
+        positions = inputs["position_ids"][:, : after.shape[1]].copy()
+        if graph == "prune_fastv":
+            old = inputs["position_ids"]
+            positions[:, prefix : prefix + keep] = np.take_along_axis(old, prefix + kept, axis=1)
+            positions[:, prefix + keep :] = inputs["position_ids"][:, prefix + num_visual :]
+        return {
+            "next_hidden_states": after.astype(self.dtype),
+            "next_position_ids": positions,
+            "visual_scores": scores.astype(np.float32),
+            "kept_index": kept,
+            "merge_candidates": candidates,
+        }
+
+    def _pool(self, inputs, cells, prefix, keep):
+        end = prefix + cells.shape[1]
+        rows = []
+        for states, numbers in zip(inputs["hidden_states"], cells, strict=True):
+            visual = states[prefix:end]
+            means = [visual[numbers == n].mean(axis=0, keepdims=True) for n in range(keep)]
+            rows.append(np.concatenate([states[:prefix], *means, states[end:]]))
         after = np.stack(rows)
         return {
             "next_hidden_states": after.astype(self.dtype),
             "next_position_ids": inputs["position_ids"][:, : after.shape[1]].copy(),
-            "visual_scores": scores.astype(np.float32),
-            "kept_index": kept,
-            "merge_candidates": candidates,
+            "visual_scores": cells,
+            "kept_index": np.empty((len(after), 0), np.int64),
+            "merge_candidates": np.tile(np.arange(cells.shape[1]), (len(after), 1)),
         }
 
     def _head(self, _, inputs):
@@ -185,7 +209,7 @@ def make_manifest(
         else None,
         plan=PlanSpec(
             method="sparsevlm" if boundaries else "none",
-            methods=("sparsevlm", "none"),
+            methods=("sparsevlm", "fastv", "random", "uniform", "none"),
             boundaries=boundaries,
             budget=None,
             schedule=schedule,

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from sparsevlm_ops.schedule import Schedule
+from sparsevlm_ops.schedule import Schedule, boundary_counts
 from sparsevlm_trt.runtime.errors import InputError, PlanError
 from sparsevlm_trt.runtime.request import make_request, plan_pruning
 
@@ -32,9 +34,47 @@ def test_a_budget_of_a_bundle_cut_for_it(make_model):
     assert plan_pruning(manifest, budget=64).schedule.as_dict() == {2: 66}
 
 
+@pytest.mark.parametrize("method", ["fastv", "random", "uniform"])
+@pytest.mark.parametrize("budget", [192, 64, 32])
+def test_a_budget_means_as_many_tokens_by_any_method(make_model, method, budget):
+    manifest, _ = make_model((2,))
+    kept = plan_pruning(manifest, budget=budget, num_visual=576).schedule.as_dict()[2]
+    expected = boundary_counts(Schedule.of({2: kept}), 576)[0].num_out
+    pruning = plan_pruning(manifest, method=method, budget=budget, num_visual=576)
+    assert pruning.schedule.as_dict() == {2: expected}
+    assert pruning.method.name == method
+
+
+def test_another_method_matches_the_bundles_own_schedule(manifest):
+    # 12 tokens: 7 and 1 merged of 5 dropped, then 4 and 1 merged of 4 dropped.
+    random = plan_pruning(manifest, method="random").schedule
+    assert random.as_dict() == {1: 8, 3: 5}
+    assert "as sparsevlm by 1:7,3:4" in random.source
+    # Layers 1 to 5 see 8, 8, 5, 5, 5.
+    assert plan_pruning(manifest, method="fastv").schedule.as_dict() == {1: 6}
+
+
+def test_the_plan_of_a_bundle_made_for_another_method(manifest):
+    plan = replace(manifest.plan, method="random", schedule={1: 8})
+    assert plan_pruning(replace(manifest, plan=plan)).schedule.as_dict() == {1: 8}
+
+
+def test_a_spelled_schedule_is_followed_by_any_method_as_it_stands(manifest):
+    for method in ("random", "uniform", "fastv"):
+        assert plan_pruning(manifest, method=method, schedule="1:7,3:4").schedule.as_dict() == {
+            1: 7,
+            3: 4,
+        }
+
+
+def test_a_budget_that_loses_nothing_prunes_nothing(make_model):
+    manifest, _ = make_model((2,))
+    assert plan_pruning(manifest, method="random", budget=64).schedule is None
+
+
 @pytest.mark.parametrize("budget", [0, -1, 65, 10**9])
 def test_unknown_budgets_are_refused_with_the_known_ones(manifest, budget):
-    with pytest.raises(PlanError, match="192, 128, 96, 64"):
+    with pytest.raises(PlanError, match="192, 128, 96, 64, 32"):
         plan_pruning(manifest, budget=budget)
 
 
@@ -46,7 +86,7 @@ def test_unknown_budgets_are_refused_with_the_known_ones(manifest, budget):
         ({"schedule": "many"}, "LAYER:COUNT"),
         ({"schedule": {}}, "no pruning layer"),
         ({"schedule": {"one": 3}}, "schedule"),
-        ({"method": "fastv"}, "sparsevlm, none"),
+        ({"method": "magic"}, "sparsevlm, fastv, random, uniform, none"),
         ({"budget": 64, "schedule": "1:3"}, "one of the two"),
     ],
 )
@@ -66,6 +106,8 @@ def test_plans_that_the_bundle_cannot_follow(manifest, options, words):
         ({"stop_tokens": ["x"]}, "stop_tokens"),
         ({"max_tokens": 3, "do_sample": True}, "do_sample, max_tokens"),
         ({"replay": [["a"]]}, "replay"),
+        ({"method_seed": -1}, "method_seed"),
+        ({"method_seed": "one"}, "method_seed"),
         ({"stream": 3}, "stream"),
     ],
 )
