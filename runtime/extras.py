@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from sparsevlm_trt.runtime.errors import SparseVLMError
@@ -11,6 +12,9 @@ __all__ = ["MissingPackageError", "load_attribute", "pip_command"]
 
 DISTRIBUTION = "sparsevlm-trt"
 _OURS = ("sparsevlm_trt", "sparsevlm_ops")
+_EXPORT = ("onnx", "onnx_ir", "onnxscript", "polygraphy", "safetensors", "torch", "transformers")
+# The modules that a command of an extra imports, some of them only once it is under way.
+_MODULES = {"export": _EXPORT, "demo": _EXPORT}
 
 
 class MissingPackageError(SparseVLMError):
@@ -33,13 +37,21 @@ def load_attribute(target: str, *, extra: str | None, who: str) -> Any:
     Raises:
         MissingPackageError: A package of the extra is not installed, or does not load.
     """
+    absent = [module for module in _MODULES.get(extra or "", ()) if find_spec(module) is None]
+    if absent:
+        raise _missing(who, f"No module named {', '.join(absent)}", extra)
     module, _, name = target.partition(":")
     try:
         return getattr(import_module(module), name)
     except ImportError as error:
         if (error.name or "").partition(".")[0] in _OURS:
             raise  # our own mistake
-        wanted = f"the {extra} extra" if extra else "the base install"
-        raise MissingPackageError(
-            f"{who} | {error} | expected the packages of {wanted} | {pip_command(extra)}"
-        ) from error
+        raise _missing(who, str(error), extra) from error
+
+
+def _missing(who: str, reason: str, extra: str | None) -> MissingPackageError:
+    """Say what to install."""
+    wanted = f"the {extra} extra" if extra else "the base install"
+    return MissingPackageError(
+        f"{who} | {reason} | expected the packages of {wanted} | {pip_command(extra)}"
+    )
