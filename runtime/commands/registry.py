@@ -42,6 +42,9 @@ COMMANDS: dict[str, CommandSpec] = {
         "Compare a bundle with its checkpoint in PyTorch.",
         "export",
     ),
+    "evaluate": CommandSpec(
+        f"{_RUNTIME}.evaluate:evaluate", "Measure what pruning costs on a set of questions."
+    ),
     "doctor": CommandSpec(
         f"{_RUNTIME}.doctor:doctor", "Show what this machine can run, and what is missing."
     ),

@@ -115,8 +115,17 @@ def test_version():
 
 def test_help_lists_every_command_but_hidden_ones():
     result = CliRunner().invoke(main, ["--help"])
-    shown = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines()[1:8]]
-    assert shown == ["export", "run", "look", "inspect", "parity", "doctor", "demo"]
+    shown = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines()[1:9]]
+    assert shown == [
+        "export",
+        "run",
+        "look",
+        "inspect",
+        "parity",
+        "evaluate",
+        "doctor",
+        "demo",
+    ]
     assert "help-page" not in result.stdout
 
 
@@ -159,7 +168,7 @@ def test_completion_imports_no_command():
     code = "import sys; from sparsevlm_trt.runtime.cli import main; main(prog_name='sparsevlm')"
     environ = {
         "_SPARSEVLM_COMPLETE": "bash_complete",
-        "COMP_WORDS": "sparsevlm e",
+        "COMP_WORDS": "sparsevlm ex",
         "COMP_CWORD": "1",
     }
     done = python("-X", "importtime", "-c", code, env=environ)

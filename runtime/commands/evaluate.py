@@ -1,0 +1,219 @@
+"""`sparsevlm evaluate`: what pruning costs on a set of questions."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, Bundle
+from sparsevlm_trt.runtime.commands.options import debug_option, json_option
+from sparsevlm_trt.runtime.commands.run import PROVIDERS
+from sparsevlm_trt.runtime.console import print_json
+from sparsevlm_trt.runtime.evaluation.answers import AnswerFile
+from sparsevlm_trt.runtime.evaluation.configs import (
+    NONE,
+    Config,
+    default_configs,
+    plan_configs,
+    pruning_methods,
+)
+from sparsevlm_trt.runtime.evaluation.job import Job, Settings
+from sparsevlm_trt.runtime.evaluation.meter import Meter
+from sparsevlm_trt.runtime.evaluation.metrics import METRICS, find_metric
+from sparsevlm_trt.runtime.evaluation.questions import BrokenLine, read_questions
+from sparsevlm_trt.runtime.evaluation.reporting import (
+    MOST_PICTURES,
+    make_report,
+    write_reports,
+)
+from sparsevlm_trt.runtime.evaluation.summary import summary_text
+from sparsevlm_trt.runtime.evaluation.sweep import sweep
+from sparsevlm_trt.runtime.manifest import Manifest
+from sparsevlm_trt.runtime.runner import RUNNERS
+from sparsevlm_trt.runtime.session import Session
+
+__all__ = ["evaluate"]
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Questions, one JSON object a line; see docs/evaluate.md.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where answers and reports go.  [default: BUNDLE/reports/evaluate-DATA]",
+)
+@click.option(
+    "--budgets",
+    metavar="N,...",
+    help="Nominal budgets; none is the unpruned model.  [default: none and all that fit]",
+)
+@click.option(
+    "--methods", metavar="NAME,...", help="Pruning methods.  [default: all of the bundle's]"
+)
+@click.option(
+    "--schedule",
+    "schedules",
+    multiple=True,
+    metavar="L:N,...",
+    help="A schedule of your own, in addition; repeatable.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Ask only so many questions, the first ones."
+)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option(
+    "--suffix", default="", metavar="TEXT", help="Ends every question, on a line of its own."
+)
+@click.option(
+    "--metric",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help=f"{', '.join(METRICS)}, or module:function of your own.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of methods that draw.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What a broken line of the data does.",
+)
+@click.option(
+    "--agree-with",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also compare with the answers of another run, or of a reference.",
+)
+@click.option(
+    "--pictures",
+    type=click.IntRange(min=0),
+    default=MOST_PICTURES,
+    show_default=True,
+    help="Pictures of flipped questions on the page, for each configuration.",
+)
+@click.option(
+    "--runner", type=click.Choice(sorted(RUNNERS)), default="onnxruntime", show_default=True
+)
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME",
+    help=f"Execution provider: {', '.join(PROVIDERS)} or a full name; the preferred first.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Processor threads.  [default: allowed cores]"
+)
+@click.option("--no-verify", is_flag=True, help="Do not hash the bundle's files first.")
+@json_option
+@debug_option
+def evaluate(
+    bundle: Path,
+    *,
+    data: Path,
+    out: Path | None,
+    budgets: str | None,
+    methods: str | None,
+    schedules: tuple[str, ...],
+    limit: int | None,
+    max_new_tokens: int,
+    suffix: str,
+    metric: str,
+    seed: int,
+    on_error: str,
+    agree_with: Path | None,
+    pictures: int,
+    runner: str,
+    providers: tuple[str, ...],
+    threads: int | None,
+    no_verify: bool,
+    as_json: bool,
+) -> None:
+    """Measure what pruning costs BUNDLE on a set of questions.
+
+    Every question is asked unpruned and in every method and budget. Answers are kept as they are
+    made: after an interruption the same command goes on where it stopped, and asks nothing again.
+    """
+    opened = Bundle.open(bundle, verify=False)
+    score = find_metric(metric)
+    questions = read_questions(data, skip_broken=on_error == "skip", limit=limit)
+    configs = _configs(opened.manifest, budgets, methods, schedules)
+    settings = Settings(
+        bundle_sha256=hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest(),
+        runner=runner,
+        providers=tuple(PROVIDERS.get(name.lower(), name) for name in providers),
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        suffix=suffix,
+    )
+    job = Job(opened, questions, configs, settings)
+    folder = out or bundle / "reports" / f"evaluate-{questions.name}"
+    with AnswerFile(folder / "answers.jsonl") as file:
+        options: dict[str, Any] = {"verify": not no_verify}
+        if threads is not None:
+            options["threads"] = threads
+        broken = _ask(job, file, skips=on_error == "skip", session_options=options)
+        known = file.answers
+    report = make_report(job, known, metric, score, broken, agree_with)
+    write_reports(folder, report, job, known, most_pictures=pictures)
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(f"{summary_text(report)}\n\n{folder / 'report.html'}")
+
+
+def _ask(
+    job: Job, file: AnswerFile, *, skips: bool, session_options: dict[str, Any]
+) -> tuple[BrokenLine, ...]:
+    """Make the answers that are missing; the model is loaded only for these."""
+    keys = job.keys
+    missing = len(keys - file.answers.keys())
+    if not missing:
+        return ()
+    settings = job.settings
+    if settings.providers:
+        session_options["providers"] = list(settings.providers)
+    with (
+        Meter(missing, len(keys) - missing) as meter,
+        Session.load(job.bundle.path, settings.runner, **session_options) as session,
+    ):
+        return sweep(session, job, file, skip_broken=skips, progress=meter)
+
+
+def _configs(
+    manifest: Manifest, budgets: str | None, methods: str | None, schedules: tuple[str, ...]
+) -> tuple[Config, ...]:
+    """Read the options that name configurations."""
+    names = pruning_methods(manifest) if methods is None else tuple(_listed(methods))
+    if budgets is None and not schedules:
+        return default_configs(manifest, names)
+    numbers: list[int | None] = [] if budgets else [None]
+    for word in _listed(budgets or ""):
+        if word != NONE and not word.isdecimal():
+            raise click.BadParameter(
+                f"{word!r} is neither a whole number nor {NONE}", param_hint="--budgets"
+            )
+        numbers.append(None if word == NONE else int(word))
+    return plan_configs(manifest, names, numbers, schedules)
+
+
+def _listed(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,77 @@
+"""Small parts of an HTML page: tables, shares with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from sparsevlm_trt.runtime.evaluation.intervals import Interval
+
+__all__ = ["Html", "percent", "points", "share", "table"]
+
+
+class Html(str):
+    """Text that is markup already."""
+
+    __slots__ = ()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Lay rows out; the first column names a row, numbers stand to the right.
+
+    Args:
+        header: Title of each column; one that ends in a `>` holds numbers.
+        rows: Cells; None is shown as a dash, text is escaped unless it is `Html`.
+    """
+    numeric = [title.endswith(">") for title in header]
+    head = "".join(
+        f'<th scope="col"{_side(right)}>{escape(title.rstrip(">"))}</th>'
+        for title, right in zip(header, numeric, strict=True)
+    )
+    body = "\n".join(_row(row, numeric) for row in rows)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def percent(value: float) -> str:
+    """Spell a share, `92.4 %`."""
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def share(value: float, interval: Interval) -> Html:
+    """Spell a share and its interval, in percent."""
+    return Html(
+        f"{100 * value:.1f}\N{NO-BREAK SPACE}% <small>"
+        f"{100 * interval.low:.1f}\N{EN DASH}{100 * interval.high:.1f}</small>"
+    )
+
+
+def points(value: float, interval: Interval) -> Html:
+    """Spell a difference of shares and its interval, in percentage points."""
+    return Html(
+        f"{_signed(value)} <small>{_signed(interval.low)} to {_signed(interval.high)}</small>"
+    )
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _row(row: Sequence[object], numeric: Sequence[bool]) -> str:
+    first, *others = [_cell(cell) for cell in row]
+    cells = "".join(
+        f"<td{_side(right)}>{cell}</td>" for cell, right in zip(others, numeric[1:], strict=True)
+    )
+    return f'<tr><th scope="row">{first}</th>{cells}</tr>'
+
+
+def _cell(cell: object) -> str:
+    if isinstance(cell, Html):
+        return cell
+    return "\N{EN DASH}" if cell is None else escape(str(cell))
+
+
+def _side(right: bool) -> str:
+    return ' class="number"' if right else ""
