@@ -20,7 +20,7 @@ from sparsevlm_trt.runtime.evaluation.results import Answered, find
 
 __all__ = ["MOST_PICTURES", "make_report", "write_reports"]
 
-MOST_PICTURES = 24  # about 15 kB each
+MOST_PICTURES = 24  # about 8 kB each
 
 
 def make_report(

@@ -59,8 +59,10 @@ def test_a_deploy_box_lacks_the_export_and_is_sound(without):
     assert works == {
         "export": False,
         "run": True,
+        "look": True,
         "inspect": True,
         "parity": False,
+        "evaluate": True,
         "doctor": True,
         "demo": False,
     }
