@@ -357,8 +357,16 @@ def test_batches_that_cannot_be_used(session, prompts, options, words):
 
 
 def test_an_unknown_method_names_the_bundles(session):
-    with pytest.raises(PlanError, match="sparsevlm, none"):
-        ask(session, method="fastv")
+    with pytest.raises(PlanError, match="sparsevlm, fastv, random, uniform, none"):
+        ask(session, method="magic")
+
+
+def test_a_method_seed_draws_the_same_tokens_again(session):
+    kept = [
+        [step.kept.tolist() for step in ask(session, method="random", method_seed=n).trace.stages]
+        for n in (4, 4, 5)
+    ]
+    assert kept[0] == kept[1] != kept[2]
 
 
 def test_a_session_closes_its_runner(session):
