@@ -95,7 +95,7 @@ def test_a_graph(bundle_of):
     assert found["missing_files"] == []
     assert [tensor["name"] for tensor in found["outputs"]] == ["logits"]
     text = CliRunner().invoke(main, ["inspect", str(path)])
-    assert "MatMul" in text.stdout
+    assert "Gemm" in text.stdout
 
 
 def test_a_graph_without_its_weights_still_tells(bundle_of, tmp_path):
