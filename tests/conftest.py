@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from sparsevlm_trt.export import export_bundle
+from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 
 # 16 patches of 14 pixels: small, yet prunable twice.
 IMAGE_SIZE, PATCH_SIZE, GRID = 56, 14, 4
@@ -118,6 +120,20 @@ def save_llava(folder: Path, model_type: str, tower: str = "clip", **text: objec
     save_tokenizer(folder)
     save_image_processor(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ort_session() -> Callable[[Path | bytes], onnxruntime.InferenceSession]:
+    """Opens any model in the thread pool of the runner: with it, ONNX Runtime allows no other."""
+    OnnxRuntimeRunner().close()
+
+    def open_session(model: Path | bytes) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.use_per_session_threads = False
+        source = model if isinstance(model, bytes) else str(model)
+        return onnxruntime.InferenceSession(source, options)
+
+    return open_session
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 
@@ -124,7 +123,7 @@ def test_standard_operators_pass():
 
 
 @pytest.mark.parametrize("weight_first", [True, False])
-def test_a_product_between_transposes_becomes_a_gemm(weight_first):
+def test_a_product_between_transposes_becomes_a_gemm(weight_first, ort_session):
     rng = np.random.default_rng(0)
     weight, hidden = (
         rng.standard_normal((7, 4), np.float32),
@@ -149,6 +148,6 @@ def test_a_product_between_transposes_becomes_a_gemm(weight_first):
     gemm_from_transposes(model)
     kinds = [node.op_type for node in model.graph]
     assert kinds == (["Gemm"] if weight_first else ["MatMul"])
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
+    session = ort_session(ir.to_proto(model).SerializeToString())
     (logits,) = session.run(["logits"], {"hidden": hidden})
     np.testing.assert_allclose(logits, hidden @ weight.T, atol=1e-5)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 
@@ -95,8 +94,8 @@ def test_every_method_has_the_same_interface(graph_of, method):
         assert (ours.dtype, str(ours.shape)) == (theirs.dtype, str(theirs.shape)), ours.name
 
 
-def test_onnxruntime_equals_eager_whatever_the_shape(graph_of, method, dtype):
-    session = onnxruntime.InferenceSession(graph_of(method.name, dtype))
+def test_onnxruntime_equals_eager_whatever_the_shape(graph_of, ort_session, method, dtype):
+    session = ort_session(graph_of(method.name, dtype))
     step, rng = step_of(method), random.Random(0)
     shapes = list(EDGE_SHAPES)
     while len(shapes) < 30:

@@ -11,7 +11,6 @@ from sparsevlm_ops.prune import Pruned, prune_step
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
 
 NAMES = (
     "hidden_states",
@@ -102,9 +101,9 @@ def test_only_standard_operators_are_used(exported):
     assert not refused & set(kinds)
 
 
-def test_onnxruntime_equals_eager_whatever_the_shape(exported):
+def test_onnxruntime_equals_eager_whatever_the_shape(exported, ort_session):
     path, dtype = exported
-    session = onnxruntime.InferenceSession(path)
+    session = ort_session(path)
     rng = random.Random(0)
     shapes = list(EDGE_SHAPES)
     while len(shapes) < 30:
