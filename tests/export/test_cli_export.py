@@ -185,9 +185,10 @@ def test_the_demo_wants_its_questions(tmp_path, content):
 
 def test_a_newer_checkpoint_would_be_exported_again(exported, workdir, checkpoint_of, monkeypatch):
     from sparsevlm_trt.export import demo as module
+    from sparsevlm_trt.export import exporter
 
     calls = []
-    monkeypatch.setattr(module, "export_bundle", lambda *args, **options: calls.append(options))
+    monkeypatch.setattr(exporter, "export_bundle", lambda *args, **options: calls.append(options))
     checkpoint, bundle = checkpoint_of("llava-llama"), workdir / "bundle-float32"
     assert not module.ensure_bundle(checkpoint, bundle, "float32", None)
     config, old = checkpoint / "config.json", (checkpoint / "config.json").stat()
