@@ -1,4 +1,4 @@
-"""Train the digits VLM: alignment, then questions in three phases (see PHASES).
+"""Train the digits VLM: alignment, then questions in the phases of PHASES.
 
 Every phase can be interrupted: run the same command again and it goes on where it was.
 """
@@ -56,10 +56,11 @@ class Phase:
 
 
 PHASES = (
-    Phase("spoken-576", 576, 24, 560, 8e-4, is_spoken=True),
+    Phase("spoken-576", 576, 24, 640, 8e-4, is_spoken=True),
     Phase("sparse-576", 576, 48, 600, 5e-4),
-    Phase("digits-vlm-576", 576, 576, 240, 3e-4),
-    Phase("digits-vlm-144", 144, 144, 240, 3e-4),
+    Phase("denser-576", 576, 96, 200, 4e-4),
+    Phase("digits-vlm-144", 144, 144, 160, 3e-4),
+    Phase("digits-vlm-576", 576, 576, 80, 2e-4),
 )
 
 
@@ -147,8 +148,6 @@ def run_phase(
         for parameter, value in zip(_learning(optimizer), state["parameters"], strict=True):
             parameter.data.copy_(value)
         done = state["done"]
-        if done >= phase.images:
-            return
     scenes = [make_scene(samples["heldout"], args.seed, "heldout", i) for i in range(args.heldout)]
     words = alignment.word_vectors(trainee.embeddings, trainee.tokenizer)
     saved, losses = time.monotonic(), []
@@ -165,11 +164,17 @@ def run_phase(
         if phase.is_spoken:
             shown = alignment.spoken((digits[rows], colors[rows], cells[rows]), words, rng)
         else:
-            shown = trainee.projector(trainee.see(seen)[rows])
+            features = trainee.see(seen)
+            said = trainee.projector(features)
+            patches = alignment.patch_set(seen, features)
+            naming = alignment.naming_losses(said.flatten(0, 1), patches, words)
+            shown = said[rows]
         logits, targets = trainee.answer_logits(shown, trainee.pack(seen, chosen, kept))
         loss = functional.cross_entropy(logits.float(), targets)
-        loss.backward()
         losses.append(float(loss.detach()))
+        if not phase.is_spoken:  # without this the projector forgets what alignment taught it
+            loss = loss + alignment.NAMING_WEIGHT * torch.stack(naming).sum()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(_learning(optimizer), CLIP_NORM)
         optimizer.step()
         optimizer.zero_grad()
@@ -185,6 +190,15 @@ def run_phase(
             trainee.save(args.work / f"{phase.name}.safetensors", first_image + done)
             saved = time.monotonic()
     report(trainee, scenes, log, phase=phase.name, is_shuffled=True)
+
+
+def is_finished(phase: Phase, work: Path) -> bool:
+    """Tell whether the saved state of a phase has seen all its images."""
+    state_file = work / f"{phase.name}.pt"
+    if not state_file.exists():
+        return False
+    done: int = torch.load(state_file, weights_only=True, mmap=True)["done"]
+    return done >= phase.images
 
 
 def _learning(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
@@ -225,9 +239,10 @@ def main() -> None:
     first_image = ALIGN_IMAGES[144]
     for phase in PHASES:
         finished = args.work / f"{phase.name}.safetensors"
-        trainee = Trainee.from_packages(phase.num_visual, args.cache)
-        trainee.load(weights)
-        run_phase(phase, trainee, samples, args, log, first_image)
+        if not is_finished(phase, args.work):
+            trainee = Trainee.from_packages(phase.num_visual, args.cache)
+            trainee.load(weights)
+            run_phase(phase, trainee, samples, args, log, first_image)
         first_image += phase.images
         weights = finished
 
