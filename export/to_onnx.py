@@ -24,6 +24,8 @@ from sparsevlm_trt.runtime.errors import ExportError
 
 __all__ = ["onnx_from_module"]
 
+MARK_LENGTH = 64  # values that tell one placeholder from another
+
 
 def onnx_from_module(graph: GraphModule, opset: int) -> ir.Model:
     """Trace one graph.
@@ -73,16 +75,30 @@ def onnx_from_module(graph: GraphModule, opset: int) -> ir.Model:
     name_nodes(model)
     name_dims(model, graph)
     check_standard(model, graph.name)
+    _check_weights(model, graph)
     return model
 
 
 def _materialized(module: torch.nn.Module) -> torch.nn.Module:
+    marks = torch.Generator().manual_seed(0)
     for owner in module.modules():
         for name, parameter in list(owner.named_parameters(recurse=False)):
             if parameter.is_meta:
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                # The exporter merges initializers of equal content: no two may start alike.
+                start = empty.view(-1)[:MARK_LENGTH]
+                start.copy_(torch.rand(start.shape, generator=marks))
                 setattr(owner, name, torch.nn.Parameter(empty, requires_grad=False))
     return module
+
+
+def _check_weights(model: ir.Model, graph: GraphModule) -> None:
+    lost = sorted(set(graph.weights) - set(model.graph.initializers))
+    if lost:
+        raise ExportError(
+            f"graph {graph.name} | tracing lost {', '.join(lost)} | expected every weight in the "
+            "graph | this is a bug of the exporter, report it"
+        )
 
 
 @contextmanager

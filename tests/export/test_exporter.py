@@ -17,8 +17,12 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sparsevlm_trt.export import export_bundle
+from sparsevlm_trt.export.checkpoint import Checkpoint
+from sparsevlm_trt.export.language_graphs import LanguageGraphs
+from sparsevlm_trt.export.to_onnx import onnx_from_module
 from sparsevlm_trt.runtime.bundle import Bundle
-from sparsevlm_trt.runtime.manifest import Manifest
+from sparsevlm_trt.runtime.errors import ExportError
+from sparsevlm_trt.runtime.manifest import Manifest, StageSpec
 from sparsevlm_trt.runtime.session import Session
 
 BUNDLES = [("llava-llama", "float32"), ("llava-llama", "float16"), ("llava-mistral", "float16")]
@@ -334,3 +338,28 @@ def test_progress_names_each_graph_before_it_is_made(small, tmp_path):
     assert told == [(name, number, len(names)) for number, name in enumerate(names)]
     manifest = Bundle.open(tmp_path / "bundle").manifest
     assert (manifest.plan.methods, manifest.plan.budget) == (("none",), None)
+
+
+def test_no_weight_is_merged_with_another_while_tracing(checkpoint_of):
+    """The tracer merges initializers of equal content, and placeholders hold what memory held."""
+    checkpoint = Checkpoint(checkpoint_of("llava-llama"))
+    graphs = LanguageGraphs(checkpoint, checkpoint.config.text_config, torch.float32)
+    graph = graphs.stage(StageSpec("stage_0", 0, 2))
+    model = onnx_from_module(graph, 23)
+    assert set(graph.weights) <= set(model.graph.initializers)
+    starts = {tuple(p.detach().flatten()[:8].tolist()) for p in graph.module.parameters()}
+    assert len(starts) == len(graph.weights)
+
+
+def test_a_weight_lost_while_tracing_is_refused(checkpoint_of, monkeypatch):
+    monkeypatch.setattr("sparsevlm_trt.export.to_onnx._materialized", _zeros)
+    checkpoint = Checkpoint(checkpoint_of("llava-llama"))
+    graphs = LanguageGraphs(checkpoint, checkpoint.config.text_config, torch.float32)
+    with pytest.raises(ExportError, match=r"tracing lost .*layernorm\.weight"):
+        onnx_from_module(graphs.stage(StageSpec("stage_0", 0, 2)), 23)
+
+
+def _zeros(module):
+    return module.to_empty(device="cpu").apply(
+        lambda part: [value.data.zero_() for value in part.parameters(recurse=False)]
+    )
