@@ -193,7 +193,7 @@ def test_processor_files_agree_on_the_picture() -> None:
         assert (side // patch) ** 2 == num_visual
 
 
-@pytest.mark.parametrize("num_visual", [576])  # the 144-token sibling is not trained yet
+@pytest.mark.parametrize("num_visual", [576, 144])
 def test_the_committed_weights_fit_the_model(num_visual: int, example_folder: Path) -> None:
     file = example_folder / "weights" / f"digits-vlm-{num_visual}.safetensors"
     info, tensors = read_delta(file)
