@@ -14,7 +14,21 @@ from sparsevlm_trt.runtime.errors import ExportError
 __all__ = ["DecoderConfig", "rotary_frequencies"]
 
 # Decoders whose layer is exactly ours: pre-norm RMSNorm, rotary GQA attention, gated MLP.
-_LLAMA_LIKE = ("llama", "mistral")
+_LLAMA_LIKE = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen2_5_vl_text",
+    "qwen2_vl_text",
+    "qwen3",
+    "qwen3_vl_text",
+)
+# Biases on the query, key and value projections, never on the output one; not in the config.
+_QKV_BIASED = ("qwen2", "qwen2_vl_text", "qwen2_5_vl_text")
+# An RMS norm on each head's queries and keys before they are rotated.
+_HEAD_NORMED = ("qwen3", "qwen3_vl_text")
+# Its rotary axes take turns, frequency by frequency; the others' lie one after the other.
+_INTERLEAVED = ("qwen3_vl_text",)
 # Rotary types whose frequencies do not depend on the length of the sequence.
 _STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -36,9 +50,13 @@ class DecoderConfig:
         max_position: Longest sequence the model was made for, in tokens.
         norm_eps: Epsilon of the RMS norms.
         activation: Gate activation, `silu`, `gelu` or `gelu_tanh`.
-        attention_bias: Whether the attention projections have biases.
+        qkv_bias: Whether the query, key and value projections have biases.
+        output_bias: Whether the attention's output projection has one.
+        head_norm: Whether each head's queries and keys are normed before they are rotated.
         mlp_bias: Whether the MLP projections have biases.
         tied_head: Whether the output head shares the embedding's weights.
+        position_axes: Which of a token's three positions (time, row, column) turns each rotary
+            frequency, `[D/2]`; None where a token has one position (M-RoPE has three).
     """
 
     model_type: str
@@ -52,9 +70,12 @@ class DecoderConfig:
     max_position: int
     norm_eps: float
     activation: str
-    attention_bias: bool
+    qkv_bias: bool
+    output_bias: bool
+    head_norm: bool
     mlp_bias: bool
     tied_head: bool
+    position_axes: tuple[int, ...] | None = None
 
     @classmethod
     def from_hf(cls, config: PretrainedConfig, *, tied_head: bool | None = None) -> DecoderConfig:
@@ -95,6 +116,7 @@ class DecoderConfig:
         # Inside its window a sliding-window layer is an ordinary causal one; beyond it is not.
         window = getattr(config, "sliding_window", None)
         longest = config.max_position_embeddings
+        biased = bool(getattr(config, "attention_bias", False))
         return cls(
             model_type=config.model_type,
             num_layers=config.num_hidden_layers,
@@ -107,10 +129,29 @@ class DecoderConfig:
             max_position=min(longest, window) if window else longest,
             norm_eps=config.rms_norm_eps,
             activation=_ACTIVATIONS[config.hidden_act],
-            attention_bias=bool(getattr(config, "attention_bias", False)),
+            qkv_bias=biased or config.model_type in _QKV_BIASED,
+            output_bias=biased,
+            head_norm=config.model_type in _HEAD_NORMED,
             mlp_bias=bool(getattr(config, "mlp_bias", False)),
             tied_head=bool(config.tie_word_embeddings) if tied_head is None else tied_head,
+            position_axes=_position_axes(config.model_type, rotary.get("mrope_section")),
         )
+
+
+def _position_axes(model_type: str, section: list[int] | None) -> tuple[int, ...] | None:
+    """Which position turns which frequency; `section` is how many each of the three turns.
+
+    Source: Qwen2-VL 2.1 (M-RoPE); Qwen3-VL's interleaved form, `apply_interleaved_mrope`.
+    """
+    if section is None:
+        return None
+    if model_type not in _INTERLEAVED:
+        return tuple(axis for axis, count in enumerate(section) for _ in range(count))
+    axes = [0] * sum(section)
+    for axis in (1, 2):
+        for index in range(axis, 3 * section[axis], 3):
+            axes[index] = axis
+    return tuple(axes)
 
 
 def rotary_frequencies(config: PretrainedConfig) -> tuple[Tensor, float]:

@@ -36,10 +36,11 @@ class Projection(nn.Module):
 class Norm(nn.Module):
     """RMS norm over the last axis, computed in float32."""
 
-    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
-        """Make an unfilled norm on the meta device."""
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype, size: int | None = None) -> None:
+        """Make an unfilled norm on the meta device, of the residual stream or of another size."""
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(config.hidden_size, dtype=dtype, device="meta"))
+        width = config.hidden_size if size is None else size
+        self.weight = nn.Parameter(torch.empty(width, dtype=dtype, device="meta"))
         self.eps = config.norm_eps
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -56,11 +57,15 @@ class Attention(nn.Module):
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         query_size = config.num_heads * config.head_dim
         kv_size = config.num_kv_heads * config.head_dim
-        bias = config.attention_bias
+        bias = config.qkv_bias
         self.q_proj = Projection(config.hidden_size, query_size, bias, dtype)
         self.k_proj = Projection(config.hidden_size, kv_size, bias, dtype)
         self.v_proj = Projection(config.hidden_size, kv_size, bias, dtype)
-        self.o_proj = Projection(query_size, config.hidden_size, bias, dtype)
+        self.o_proj = Projection(query_size, config.hidden_size, config.output_bias, dtype)
+        if config.head_norm:
+            self.q_norm = Norm(config, dtype, config.head_dim)
+            self.k_norm = Norm(config, dtype, config.head_dim)
+        self.head_norm = config.head_norm
 
     def forward(
         self, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: list[Tensor]
@@ -78,12 +83,12 @@ class Attention(nn.Module):
             and all keys `[B, L+S, G*D]`.
         """
         cos, sin = rotary
-        query = torch.onnx.ops.rotary_embedding(
-            self.q_proj(hidden), cos, sin, num_heads=self.num_heads
-        )
-        new_key = torch.onnx.ops.rotary_embedding(
-            self.k_proj(hidden), cos, sin, num_heads=self.num_kv_heads
-        )
+        query, new_key = self.q_proj(hidden), self.k_proj(hidden)
+        if self.head_norm:
+            query = self.q_norm(query.unflatten(2, (self.num_heads, -1))).flatten(2)
+            new_key = self.k_norm(new_key.unflatten(2, (self.num_kv_heads, -1))).flatten(2)
+        query = torch.onnx.ops.rotary_embedding(query, cos, sin, num_heads=self.num_heads)
+        new_key = torch.onnx.ops.rotary_embedding(new_key, cos, sin, num_heads=self.num_kv_heads)
         new_value = self.v_proj(hidden)
         keys = torch.cat([past[0], new_key], dim=1)  # [B, L+S, G*D]
         values = torch.cat([past[1], new_value], dim=1)

@@ -43,6 +43,10 @@ class Stage(nn.Module):
         self.inv_freq: Tensor
         self.register_buffer("inv_freq", rotary[0], persistent=False)
         self.rotary_scale = rotary[1]
+        if config.position_axes is not None:
+            self.position_axes: Tensor
+            axes = torch.tensor(config.position_axes)
+            self.register_buffer("position_axes", axes, persistent=False)
 
     def forward(
         self,
@@ -57,7 +61,7 @@ class Stage(nn.Module):
 
         Args:
             hidden_states: `[B, S, N]`.
-            position_ids: `[B, S]`, int64.
+            position_ids: `[B, S]`, or `[B, S, 3]` where a token has three, int64.
             past_lengths: Valid cache entries of each row, `[B]`, int64.
             past_key_values: Key, value of each layer in turn, `[B, L, G*D]`.
             rater_index: Query rows of the raters, `[B, R]`, int64; only when `scores`.
@@ -99,7 +103,11 @@ class Stage(nn.Module):
         )
 
     def _rotary(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        angles = position_ids[..., None].to(torch.float32) * self.inv_freq  # [B, S, D/2]
+        if self.config.position_axes is None:
+            position_ids = position_ids[..., None]
+        else:
+            position_ids = torch.index_select(position_ids, 2, self.position_axes)
+        angles = position_ids.to(torch.float32) * self.inv_freq  # [B, S, D/2]
         cos, sin = angles.cos() * self.rotary_scale, angles.sin() * self.rotary_scale
         return cos.to(self.dtype), sin.to(self.dtype)
 

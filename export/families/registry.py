@@ -17,6 +17,8 @@ FAMILIES: dict[str, Callable[[Checkpoint, torch.dtype], Family]] = {
     "llama": causal_lm.open_family,
     "llava": llava.open_family,
     "mistral": causal_lm.open_family,
+    "qwen2": causal_lm.open_family,
+    "qwen3": causal_lm.open_family,
 }
 
 

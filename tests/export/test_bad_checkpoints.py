@@ -74,12 +74,12 @@ CASES: list[tuple[str, str, Edit, str]] = [
     ("config of nothing", "llama", write("config.json", b"{}"), "model_type"),
     ("ill-typed config", "llama", config(hidden_size="wide"), "hidden_size"),
     ("unknown model", "llama", config(model_type="no_such"), "no_such"),
-    ("unsupported model", "llama", config(model_type="bert"), "llama, llava, mistral"),
+    ("unsupported model", "llama", config(model_type="bert"), "llama, llava, mistral, qwen2"),
     (
         "unsupported language model",
         "llava-llama",
-        config("text_config", model_type="qwen2"),
-        "'qwen2'",
+        config("text_config", model_type="gemma"),
+        "'gemma'",
     ),
     (
         "rotary",

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import LlamaConfig, MistralConfig, Qwen2Config
+from transformers import GPT2Config, LlamaConfig, MistralConfig
 
 from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
 from sparsevlm_trt.runtime.errors import ExportError
@@ -33,7 +33,9 @@ def test_reads_a_llama():
         max_position=128,
         norm_eps=1e-3,
         activation="silu",
-        attention_bias=True,
+        qkv_bias=True,
+        output_bias=True,
+        head_norm=False,
         mlp_bias=False,
         tied_head=True,
     )
@@ -60,7 +62,7 @@ def test_a_sliding_window_bounds_the_positions(window, longest, expected):
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (Qwen2Config(), "'qwen2' | expected one of llama, mistral"),
+        (GPT2Config(), "'gpt2' | expected one of llama, mistral"),
         (LlamaConfig(hidden_act="relu"), "'relu' | expected one of silu"),
         (
             LlamaConfig(

@@ -5,12 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, LlamaConfig, MistralConfig, PretrainedConfig
+from transformers import (
+    DynamicCache,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 from transformers.models.mistral.modeling_mistral import (
     MistralDecoderLayer,
     MistralRotaryEmbedding,
 )
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
 from sparsevlm_trt.export.decoder_layer import DecoderLayer, Projection
@@ -62,12 +71,19 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "mistral": MistralConfig(**SIZES),
     "mistral-wide-heads": MistralConfig(**SIZES, head_dim=40),
     "mistral-window": MistralConfig(**SIZES, sliding_window=PAST + NEW),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=32),
+}
+LAYERS = {
+    "llama": LlamaDecoderLayer,
+    "mistral": MistralDecoderLayer,
+    "qwen2": Qwen2DecoderLayer,
+    "qwen3": Qwen3DecoderLayer,
 }
 
 
 def theirs(config: PretrainedConfig, layer: int) -> nn.Module:
-    kinds = {"llama": LlamaDecoderLayer, "mistral": MistralDecoderLayer}
-    module = kinds[config.model_type](config, layer).eval()
+    module = LAYERS[config.model_type](config, layer).eval()
     for name, parameter in module.named_parameters():
         # Norms and biases start as ones and zeros, which would hide a mistake.
         scale = 0.5 / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else 0.5
@@ -84,8 +100,8 @@ def take_weights(ours: nn.Module, stored: dict[str, Tensor]) -> None:
 
 
 def rotary_of(config: PretrainedConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    kinds = {"llama": LlamaRotaryEmbedding, "mistral": MistralRotaryEmbedding}
-    cos, sin = kinds[config.model_type](config)(torch.empty(0), positions)
+    kind = MistralRotaryEmbedding if config.model_type == "mistral" else LlamaRotaryEmbedding
+    cos, sin = kind(config)(torch.empty(0), positions)
     return cos, sin
 
 
