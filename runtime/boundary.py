@@ -18,7 +18,17 @@ from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.runner import Array
 from sparsevlm_trt.runtime.trace import StageTrace, follow_patches
 
-__all__ = ["Layout", "Pruning", "Votes", "replayed_votes", "stage_trace", "votes_of_mask"]
+__all__ = [
+    "DECISION_OUTPUTS",
+    "Layout",
+    "Pruning",
+    "Votes",
+    "replayed_votes",
+    "stage_trace",
+    "votes_of_mask",
+]
+
+DECISION_OUTPUTS = ("kept_index", "visual_scores", "merge_candidates")  # of every prune graph
 
 Floats = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -150,7 +160,7 @@ def stage_trace(
 
     Args:
         layer: The pruning layer.
-        out: Outputs of the prune graph.
+        out: The `DECISION_OUTPUTS` of the prune graph.
         row: Row of the batch.
         num_in: Visual tokens before the step.
         num_out: Visual tokens after it.

@@ -1,5 +1,7 @@
 """The chain: stages and prune steps on arrays, the same for every engine, without text.
 
+Hidden states and caches stay where the engine computes; only decisions and logits are read here.
+
 Dims: B batch, P prefix tokens before the visual block, V visual tokens now, T tokens after it,
 S tokens of this call, N hidden size, R raters, H heads.
 """
@@ -7,16 +9,17 @@ S tokens of this call, N hidden size, R raters, H heads.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from sparsevlm_ops.cells import block_grid
 from sparsevlm_ops.host_scores import HOST_RULES
 from sparsevlm_ops.schedule import BoundaryCounts
 from sparsevlm_trt.runtime.boundary import (
+    DECISION_OUTPUTS,
     Layout,
     Pruning,
     Votes,
@@ -24,9 +27,10 @@ from sparsevlm_trt.runtime.boundary import (
     stage_trace,
     votes_of_mask,
 )
+from sparsevlm_trt.runtime.device_array import Tensor, contiguous
 from sparsevlm_trt.runtime.kv_cache import StageCache
 from sparsevlm_trt.runtime.manifest import Manifest
-from sparsevlm_trt.runtime.runner import Array, Runner
+from sparsevlm_trt.runtime.runner import Runner
 from sparsevlm_trt.runtime.trace import Clock, StageTrace
 
 __all__ = ["Chain", "ChainState"]
@@ -64,16 +68,20 @@ class Chain:
         self._cache_width = manifest.model.num_kv_heads * manifest.model.head_dim
         self.dtype = np.dtype(manifest.model.dtype)
 
-    def vision(self, pixel_values: Floats, clock: Clock) -> Array:
+    def empty(self, shape: Sequence[int], dtype: DTypeLike, /) -> Tensor:
+        """Reserve an array where the engine computes."""
+        return self._runner.empty(shape, dtype)
+
+    def vision(self, pixel_values: Floats, clock: Clock) -> Tensor:
         """Turn pixels `[I, 3, h, w]` into image features `[I, V, N]`."""
         return self._run("vision", {"pixel_values": pixel_values}, clock)["image_features"]
 
-    def embed(self, input_ids: Index, clock: Clock) -> Array:
+    def embed(self, input_ids: Index, clock: Clock) -> Tensor:
         """Turn token ids `[B, S]` into embeddings `[B, S, N]`."""
         return self._run("embed", {"input_ids": input_ids}, clock)["inputs_embeds"]
 
     def prefill(
-        self, embeds: Array, layout: Layout, pruning: Pruning, num_new: int, clock: Clock
+        self, embeds: Tensor, layout: Layout, pruning: Pruning, num_new: int, clock: Clock
     ) -> tuple[Floats, ChainState]:
         """Read a prompt.
 
@@ -97,7 +105,7 @@ class Chain:
         steps = pruning.steps(layout.num_visual, self._image_grid)
         votes = self._votes(embeds, layout, pruning, steps, clock)
         hidden = embeds
-        positions: Index = np.tile(np.arange(length, dtype=np.int64), (batch, 1))
+        positions: Tensor = np.tile(np.arange(length, dtype=np.int64), (batch, 1))
         patches = [np.arange(layout.num_visual, dtype=np.int64)] * batch
         num_visual = layout.num_visual
         caches: list[StageCache] = []
@@ -111,6 +119,7 @@ class Chain:
                 hidden.shape[1] + num_new,
                 self._cache_width,
                 self.dtype,
+                self._runner.empty,
             )
             caches.append(cache)
             start = layout.prefix + num_visual
@@ -142,8 +151,9 @@ class Chain:
             hidden, positions = out["next_hidden_states"], out["next_position_ids"]
             num_in = num_visual
             num_visual = hidden.shape[1] - layout.prefix - layout.num_text
+            told = {name: np.asarray(out[name]) for name in DECISION_OUTPUTS}
             for row, done in enumerate(prunes):
-                trace = stage_trace(layer, out, row, num_in, num_visual, patches[row])
+                trace = stage_trace(layer, told, row, num_in, num_visual, patches[row])
                 patches[row] = trace.patches
                 done.append(trace)
         state = ChainState(caches, length, pruning.method.positions == "compact", prunes)
@@ -172,7 +182,7 @@ class Chain:
 
     def _votes(
         self,
-        embeds: Array,
+        embeds: Tensor,
         layout: Layout,
         pruning: Pruning,
         steps: Mapping[int, BoundaryCounts],
@@ -193,26 +203,25 @@ class Chain:
             return Votes.last_token(batch, layout.num_text)
         start = layout.prefix + layout.num_visual
         visual, text = embeds[:, layout.prefix : start], embeds[:, start:]
-        out = self._run("raters", {"visual_embeds": visual, "text_embeds": text}, clock)
-        return votes_of_mask(out["rater_mask"])
+        inputs = {"visual_embeds": contiguous(visual), "text_embeds": contiguous(text)}
+        return votes_of_mask(np.asarray(self._run("raters", inputs, clock)["rater_mask"]))
 
     def _stage(
         self,
         number: int,
-        hidden: Array,
-        positions: Index,
+        hidden: Tensor,
+        positions: Tensor,
         cache: StageCache,
         rater_index: Index,
         visual_index: Index,
         clock: Clock,
-    ) -> tuple[Array, Floats]:
+    ) -> tuple[Tensor, Tensor]:
         """Run a stage; its new keys and values go straight into the cache."""
         batch, count, _ = hidden.shape
         written = cache.new_views(count)
-        result = np.empty_like(hidden)
-        attention: Floats = np.empty(
-            (batch, self._heads, rater_index.shape[1], visual_index.shape[1]), np.float32
-        )
+        result = self._runner.empty(hidden.shape, hidden.dtype)
+        votes = (batch, self._heads, rater_index.shape[1], visual_index.shape[1])
+        attention = self._runner.empty(votes, np.float32)
         inputs = cache.views()
         inputs["hidden_states"] = hidden
         inputs["position_ids"] = positions
@@ -225,20 +234,19 @@ class Chain:
         cache.advance(written)
         return result, attention
 
-    def _logits(self, hidden: Array, clock: Clock) -> Floats:
+    def _logits(self, hidden: Tensor, clock: Clock) -> Floats:
         """Run the head on the last position."""
-        last = np.ascontiguousarray(hidden[:, -1])
-        logits: Floats = self._run("head", {"hidden_states": last}, clock)["logits"]
-        return logits
+        last = contiguous(hidden[:, -1])
+        return np.asarray(self._run("head", {"hidden_states": last}, clock)["logits"])
 
     def _run(
         self,
         graph: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Tensor],
         clock: Clock,
-        into: Mapping[str, Array] | None = None,
+        into: Mapping[str, Tensor] | None = None,
         step: str | None = None,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Tensor]:
         """Run a graph and take its time."""
         started = time.perf_counter()
         outputs = self._runner.run(graph, inputs, into)

@@ -13,7 +13,7 @@ from sparsevlm_trt.runtime.boundary import Layout
 from sparsevlm_trt.runtime.chain import Chain
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.request import Request
-from sparsevlm_trt.runtime.runner import Array
+from sparsevlm_trt.runtime.runner import Tensor
 from sparsevlm_trt.runtime.sampling import Sampler
 from sparsevlm_trt.runtime.stops import StopMatcher
 from sparsevlm_trt.runtime.trace import Clock, Trace
@@ -99,7 +99,7 @@ def generate(
     chain: Chain,
     manifest: Manifest,
     request: Request,
-    embeds: Array,
+    embeds: Tensor,
     layout: Layout,
     *,
     image_config: ImageConfig | None,

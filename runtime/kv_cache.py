@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
+
+from sparsevlm_trt.runtime.device_array import Allocate, Tensor, contiguous
 
 __all__ = ["StageCache"]
-
-Array = NDArray[Any]
 
 
 class StageCache:
@@ -18,11 +17,17 @@ class StageCache:
 
     The used part of a batch-1 buffer is contiguous: graphs read it as it lies and write the new
     entries right behind it, so that a decode step copies nothing. In a larger batch the rows are
-    apart, so both ways are copies of the used part.
+    apart, so both ways are copies of the used part, within the device.
     """
 
     def __init__(
-        self, layers: Sequence[int], batch: int, capacity: int, width: int, dtype: DTypeLike
+        self,
+        layers: Sequence[int],
+        batch: int,
+        capacity: int,
+        width: int,
+        dtype: DTypeLike,
+        empty: Allocate = np.empty,
     ) -> None:
         """Reserve the buffers; the system commits their pages as they are first written.
 
@@ -32,11 +37,13 @@ class StageCache:
             capacity: Entries that fit in.
             width: Values of one entry, G*D.
             dtype: The model's type.
+            empty: Reserves them where the engine computes.
         """
         self.length = 0
         self.capacity = capacity
-        self._buffers: dict[str, Array] = {
-            f"{layer}.{part}": np.empty((batch, capacity, width), dtype)
+        self._empty = empty
+        self._buffers: dict[str, Tensor] = {
+            f"{layer}.{part}": empty((batch, capacity, width), dtype)
             for layer in layers
             for part in ("key", "value")
         }
@@ -45,17 +52,17 @@ class StageCache:
         self._new_names = [f"new_key_values.{name}" for name in self._buffers]
         self._in_place = batch == 1
 
-    def views(self) -> dict[str, Array]:
+    def views(self) -> dict[str, Tensor]:
         """Return the used entries as graph inputs, `past_key_values.{l}.key` `[B, length, G*D]`.
 
         Views for batch 1, contiguous copies otherwise.
         """
         used = [buffer[:, : self.length] for buffer in self._buffers.values()]
         if not self._in_place:
-            used = [np.ascontiguousarray(view) for view in used]
+            used = [contiguous(view) for view in used]
         return dict(zip(self._past_names, used, strict=True))
 
-    def new_views(self, count: int) -> dict[str, Array]:
+    def new_views(self, count: int) -> dict[str, Tensor]:
         """Return where the next entries go, as graph outputs `new_key_values.{l}.key`.
 
         Args:
@@ -75,10 +82,10 @@ class StageCache:
             )
         views = [buffer[:, self.length : stop] for buffer in self._buffers.values()]
         if not self._in_place:
-            views = [np.empty(view.shape, view.dtype) for view in views]
+            views = [self._empty(view.shape, view.dtype) for view in views]
         return dict(zip(self._new_names, views, strict=True))
 
-    def advance(self, written: dict[str, Array]) -> None:
+    def advance(self, written: dict[str, Tensor]) -> None:
         """Count the entries that a graph wrote into `new_views` as used.
 
         Args:

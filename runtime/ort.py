@@ -7,9 +7,12 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.device_array import DeviceArray, Tensor
 from sparsevlm_trt.runtime.errors import RunnerError
+from sparsevlm_trt.runtime.ort_memory import OrtMemory
 from sparsevlm_trt.runtime.runner import Array
 from sparsevlm_trt.runtime.threads import allowed_cpus
 
@@ -26,6 +29,17 @@ _PACKAGES = {
     "TensorrtExecutionProvider": "onnxruntime-gpu and TensorRT",
     "OpenVINOExecutionProvider": "onnxruntime-openvino",
     "DmlExecutionProvider": "onnxruntime-directml",
+}
+
+# Providers whose graphs read and write a GPU's memory.
+_ON_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+
+# ONNX Runtime's names of the types that graphs have.
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(bool)": np.dtype(np.bool_),
 }
 
 # The size of the process's thread pool, once made: ONNX Runtime has one, and cannot resize it.
@@ -45,6 +59,7 @@ class OnnxRuntimeRunner:
         self,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         threads: int | None = None,
+        resident: bool | None = None,
     ) -> None:
         """Check the providers and make the thread pool.
 
@@ -52,6 +67,8 @@ class OnnxRuntimeRunner:
             providers: Execution providers, the preferred first; the CPU always comes last.
             threads: Threads of the process's pool; None: as many as this process may use, or
                 the pool that is there.
+            resident: Whether hidden states and caches stay in the provider's own memory; None:
+                on a GPU. On the CPU it changes nothing but the way that arrays are handed over.
 
         Raises:
             RunnerError: ONNX Runtime or a provider is not installed, or the pool is there already
@@ -68,9 +85,13 @@ class OnnxRuntimeRunner:
         self._providers = _check_providers(providers, onnxruntime.get_available_providers())
         _share_pool(onnxruntime, threads)
         self._sessions: dict[str, Any] = {}
-        self._outputs: dict[str, list[str]] = {}
-        first = self._providers[0].removesuffix("ExecutionProvider").lower()
-        self.device = first
+        self._outputs: dict[str, dict[str, str]] = {}
+        first = self._providers[0]
+        self.device = first.removesuffix("ExecutionProvider").lower()
+        on_cuda = first in _ON_CUDA
+        self._memory: OrtMemory | None = None
+        if on_cuda if resident is None else resident:
+            self._memory = OrtMemory(onnxruntime, "cuda" if on_cuda else "cpu")
 
     def load(self, bundle: Bundle, graphs: Sequence[str]) -> None:
         """Open a session for each graph; see `Runner.load`."""
@@ -92,11 +113,17 @@ class OnnxRuntimeRunner:
                 ) from error
             self._check_in_use(graph, session.get_providers())
             self._sessions[graph] = session
-            self._outputs[graph] = [output.name for output in session.get_outputs()]
+            self._outputs[graph] = {each.name: each.type for each in session.get_outputs()}
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike, /) -> Tensor:
+        """Reserve an array; see `Runner.empty`."""
+        if self._memory is None:
+            return np.empty(shape, dtype)
+        return DeviceArray.empty(self._memory, shape, dtype)
 
     def run(
-        self, graph: str, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
-    ) -> dict[str, Array]:
+        self, graph: str, inputs: Mapping[str, Tensor], into: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Run one graph; see `Runner.run`."""
         session = self._sessions.get(graph)
         if session is None:
@@ -105,11 +132,11 @@ class OnnxRuntimeRunner:
                 f"{', '.join(self._sessions) or 'none'} | load it first"
             )
         into = into or {}
-        names = self._outputs[graph]
+        types = self._outputs[graph]
         try:
-            if sum(array.nbytes for array in into.values()) >= _BIND_BYTES:
-                return self._run_bound(session, names, inputs, into)
-            outputs = dict(zip(names, session.run(names, inputs), strict=True))
+            if self._memory or sum(array.nbytes for array in into.values()) >= _BIND_BYTES:
+                return self._run_bound(session, types, inputs, into)
+            outputs = dict(zip(types, session.run(list(types), inputs), strict=True))
             for name, place in into.items():
                 _check_place(graph, name, outputs[name], place)
                 place[...] = outputs[name]
@@ -137,28 +164,33 @@ class OnnxRuntimeRunner:
     def _run_bound(
         self,
         session: Any,
-        names: Sequence[str],
-        inputs: Mapping[str, Array],
-        into: Mapping[str, Array],
-    ) -> dict[str, Array]:
-        """Run with the outputs of `into` written in place by ONNX Runtime itself."""
+        types: Mapping[str, str],
+        inputs: Mapping[str, Tensor],
+        into: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Run with arrays read and written in place by ONNX Runtime itself."""
+        memory = self._memory
+        home = (memory.device, memory.ordinal) if memory else ("cpu", 0)
         binding = session.io_binding()
         for name, array in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name in names:
+            if isinstance(array, DeviceArray):
+                dtype = array.dtype.type
+                binding.bind_input(name, *home, dtype, array.shape, array.pointer)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in types:
             place = into.get(name)
             if place is None:
-                binding.bind_output(name, "cpu")
+                binding.bind_output(name, *home)
+            elif isinstance(place, DeviceArray):
+                dtype = place.dtype.type
+                binding.bind_output(name, *home, dtype, place.shape, place.pointer)
             else:
-                binding.bind_output(
-                    name, "cpu", 0, place.dtype.type, place.shape, place.ctypes.data
-                )
+                dtype = place.dtype.type
+                binding.bind_output(name, "cpu", 0, dtype, place.shape, place.ctypes.data)
         session.run_with_iobinding(binding)
-        values = binding.get_outputs()
-        return {
-            name: into[name] if name in into else value.numpy()
-            for name, value in zip(names, values, strict=True)
-        }
+        values = dict(zip(types, binding.get_outputs(), strict=True))
+        return {name: into.get(name, _output(memory, values[name], types[name])) for name in types}
 
     def close(self) -> None:
         """Free all sessions; a second call does nothing."""
@@ -215,7 +247,15 @@ def _share_pool(onnxruntime: Any, threads: int | None) -> None:
         )
 
 
-def _check_place(graph: str, name: str, output: Array, place: Array) -> None:
+def _output(memory: OrtMemory | None, value: Any, kind: str) -> Tensor:
+    """Take an output that ONNX Runtime allocated, without copying it."""
+    if memory is None:
+        array: Array = value.numpy()
+        return array
+    return DeviceArray(memory, value.data_ptr(), value.shape(), _DTYPES[kind], value)
+
+
+def _check_place(graph: str, name: str, output: Array, place: Tensor) -> None:
     """Refuse a place that numpy would fill by broadcasting or casting."""
     if output.shape != place.shape or output.dtype != place.dtype:
         raise RunnerError(

@@ -11,10 +11,11 @@ import numpy as np
 
 from sparsevlm_trt.runtime.boundary import Layout
 from sparsevlm_trt.runtime.chain import Chain
+from sparsevlm_trt.runtime.device_array import joined
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.manifest import Manifest, VisionSpec
 from sparsevlm_trt.runtime.processor import Processor
-from sparsevlm_trt.runtime.runner import Array
+from sparsevlm_trt.runtime.runner import Array, Tensor
 from sparsevlm_trt.runtime.trace import Clock
 
 if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
@@ -35,7 +36,7 @@ class Prompt:
         image_config: How its images became pixels; None without images.
     """
 
-    embeds: Array
+    embeds: Tensor
     layout: Layout
     image_config: ImageConfig | None = None
 
@@ -104,13 +105,13 @@ def prompt_from_text(
     _check_pixels(pixels, vision)
     features = chain.vision(pixels, clock)
     # The placeholder may lie beyond the embedding table; its row is not used.
-    words = chain.embed(np.where(ids == vision.image_token_id, 0, ids)[None], clock)[0]
+    words = chain.embed(np.where(ids == vision.image_token_id, 0, ids)[None], clock)
     parts, start = [], 0
-    for place, feature in zip(places, features, strict=True):
-        parts += [words[start:place], feature]
+    for number, place in enumerate(places):
+        parts += [words[:, start:place], features[number : number + 1]]
         start = place + 1
-    parts.append(words[start:])
-    embeds = np.concatenate(parts)[None]
+    parts.append(words[:, start:])
+    embeds = joined(parts, 1, chain.empty)
     run = sum(place - number == places[0] for number, place in enumerate(places))
     num_visual = run * features.shape[1]
     layout = Layout(places[0], num_visual, embeds.shape[1] - places[0] - num_visual)

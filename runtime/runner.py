@@ -7,12 +7,13 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Protocol, cast, runtime_checkable
 
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.device_array import Tensor
 from sparsevlm_trt.runtime.errors import RunnerError
 
-__all__ = ["RUNNERS", "Array", "Runner", "open_runner"]
+__all__ = ["RUNNERS", "Array", "Runner", "Tensor", "open_runner"]
 
 Array = NDArray[Any]
 
@@ -23,7 +24,10 @@ RUNNERS: dict[str, str] = {"onnxruntime": "sparsevlm_trt.runtime.ort:OnnxRuntime
 
 @runtime_checkable
 class Runner(Protocol):
-    """An engine that holds a bundle's graphs and runs them by name on numpy arrays.
+    """An engine that holds a bundle's graphs and runs them by name.
+
+    It takes numpy arrays, and its own arrays if it computes in other memory than the host's: then
+    its outputs are such arrays too, and `np.asarray` fetches those that the host must read.
 
     Attributes:
         name: Its name in `RUNNERS`.
@@ -40,14 +44,17 @@ class Runner(Protocol):
             RunnerError: The engine cannot load one of them; the sentence names it.
         """
 
+    def empty(self, shape: Sequence[int], dtype: DTypeLike, /) -> Tensor:
+        """Reserve an array where the engine computes; what it holds is undefined."""
+
     def run(
-        self, graph: str, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
-    ) -> dict[str, Array]:
+        self, graph: str, inputs: Mapping[str, Tensor], into: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Run one loaded graph.
 
         Args:
             graph: Its name in the bundle.
-            inputs: All its inputs, by name.
+            inputs: All its inputs, by name; those on a device without gaps.
             into: C-contiguous arrays of the exact shape and dtype of some outputs. Those outputs
                 are written there and nowhere else. They must not overlap an input.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.chain import Chain
+from sparsevlm_trt.runtime.device_array import joined
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.generation import Event, Result, drain, generate, pieces
 from sparsevlm_trt.runtime.processor import Processor
@@ -187,7 +188,7 @@ class Session:
                 f"batch | got layouts (before+visual+after) {spelled or 'of no prompt'} | "
                 "expected the same for all prompts | call generate for each"
             )
-        embeds = np.concatenate([prompt.embeds for prompt in read])
+        embeds = joined([prompt.embeds for prompt in read], 0, self.chain.empty)
         together = Prompt(embeds, read[0].layout, read[0].image_config)
         return drain(self._events(request, together, clock), None)
 

@@ -145,7 +145,7 @@ def _from_embeddings(session: Session, question: str | None, seed: int) -> Parit
     if question is not None:
         after = np.array(session.processor.encode(question), np.int64)
     ids = np.concatenate([before, after]).astype(np.int64)
-    words = session.chain.embed(ids[None], Clock())[0]
+    words = np.asarray(session.chain.embed(ids[None], Clock()))[0]
     # Twice what the first boundary keeps, so that every boundary has something to drop.
     num_visual = 2 * max(manifest.plan.schedule.values(), default=32)
     num_visual = min(num_visual, manifest.model.max_position // 2)

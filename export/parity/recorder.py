@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.bundle import Bundle
-from sparsevlm_trt.runtime.runner import Array, Runner
+from sparsevlm_trt.runtime.runner import Array, Runner, Tensor
 
 __all__ = ["GraphCall", "RecordingRunner"]
 
@@ -57,9 +58,13 @@ class RecordingRunner:
         """See `Runner.load`."""
         self._runner.load(bundle, graphs)
 
+    def empty(self, shape: Sequence[int], dtype: DTypeLike, /) -> Tensor:
+        """See `Runner.empty`."""
+        return self._runner.empty(shape, dtype)
+
     def run(
-        self, graph: str, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
-    ) -> dict[str, Array]:
+        self, graph: str, inputs: Mapping[str, Tensor], into: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """See `Runner.run`."""
         if not self._phases:
             return self._runner.run(graph, inputs, into)

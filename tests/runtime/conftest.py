@@ -58,6 +58,9 @@ class NumpyRunner:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def empty(self, shape, dtype, /):
+        return np.empty(shape, dtype)
+
     def run(self, graph, inputs, into=None):
         integers = {k: v.copy() for k, v in inputs.items() if v.dtype.kind == "i"}
         self.calls.append(Call(graph, {k: v.shape for k, v in inputs.items()}, integers))
