@@ -149,5 +149,5 @@ def _spell_problem(package: Package) -> str:
 
 def _problems(packages: Sequence[Package], extra: str | None) -> list[Package]:
     """Packages that keep a part from working: the demo needs the export's, and all the base's."""
-    needed = {None: (None,), "export": (None, "export")}.get(extra, (None, "export", "demo"))
+    needed = (None, "export", "demo") if extra == "demo" else (None, extra)
     return [package for package in packages if package.problem and package.extra in needed]

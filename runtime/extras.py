@@ -14,7 +14,8 @@ DISTRIBUTION = "sparsevlm-trt"
 _OURS = ("sparsevlm_trt", "sparsevlm_ops")
 _EXPORT = ("onnx", "onnx_ir", "onnxscript", "polygraphy", "safetensors", "torch", "transformers")
 # The modules that a command of an extra imports, some of them only once it is under way.
-_MODULES = {"export": _EXPORT, "demo": _EXPORT}
+_SERVE = ("fastapi", "httpx", "prometheus_client", "uvicorn")
+_MODULES = {"export": _EXPORT, "demo": _EXPORT, "serve": _SERVE}
 
 
 class MissingPackageError(SparseVLMError):

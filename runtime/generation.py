@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # importing tokenizers and Pillow takes time that arrays do n
     from sparsevlm_trt.runtime.image_config import ImageConfig
     from sparsevlm_trt.runtime.tokenizer import IncrementalDecoder, Tokenizer
 
-__all__ = ["Event", "Result", "drain", "generate", "pieces"]
+__all__ = ["AnswerRow", "Event", "Result", "drain", "generate", "pieces"]
 
 Floats = NDArray[np.float32]
 FinishReason = Literal["stop", "length"]
@@ -63,7 +63,7 @@ class Result:
 
 
 @dataclass(slots=True)
-class _Row:
+class AnswerRow:
     """One row of a batch on its way."""
 
     sampler: Sampler
@@ -135,7 +135,7 @@ def generate(
     limit = min(request.max_new_tokens, manifest.model.max_position - layout.length + 1)
     stops = stop_tokens if request.stop_tokens is None else request.stop_tokens
     rows = [
-        _Row(
+        AnswerRow(
             request.sampler(),
             tokenizer.incremental() if tokenizer else None,
             StopMatcher(request.stop),

@@ -45,6 +45,9 @@ COMMANDS: dict[str, CommandSpec] = {
     "evaluate": CommandSpec(
         f"{_RUNTIME}.evaluate:evaluate", "Measure what pruning costs on a set of questions."
     ),
+    "serve": CommandSpec(
+        f"{_RUNTIME}.serve:serve", "Serve a bundle behind OpenAI's chat API.", "serve"
+    ),
     "doctor": CommandSpec(
         f"{_RUNTIME}.doctor:doctor", "Show what this machine can run, and what is missing."
     ),

@@ -63,6 +63,7 @@ def test_a_deploy_box_lacks_the_export_and_is_sound(without):
         "inspect": True,
         "parity": False,
         "evaluate": True,
+        "serve": True,
         "doctor": True,
         "demo": False,
     }

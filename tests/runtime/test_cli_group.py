@@ -115,7 +115,7 @@ def test_version():
 
 def test_help_lists_every_command_but_hidden_ones():
     result = CliRunner().invoke(main, ["--help"])
-    shown = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines()[1:9]]
+    shown = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines()[1:10]]
     assert shown == [
         "export",
         "run",
@@ -123,6 +123,7 @@ def test_help_lists_every_command_but_hidden_ones():
         "inspect",
         "parity",
         "evaluate",
+        "serve",
         "doctor",
         "demo",
     ]

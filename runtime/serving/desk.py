@@ -1,0 +1,218 @@
+"""The desk between HTTP and the engine: a checked body becomes a ticket, news become a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsevlm_trt.runtime.request import Request
+from sparsevlm_trt.runtime.serving.chat_request import ChatRequest, PruningFields
+from sparsevlm_trt.runtime.serving.conversation import options_of, read_conversation
+from sparsevlm_trt.runtime.serving.engine import Engine
+from sparsevlm_trt.runtime.serving.metrics import Metrics
+from sparsevlm_trt.runtime.serving.pictures import Fetch
+from sparsevlm_trt.runtime.serving.pressure import PressureValve, budget_ladder
+from sparsevlm_trt.runtime.serving.refusal import RefusalError, refusal_of
+from sparsevlm_trt.runtime.serving.replies import SSE_END, Reply, sse
+from sparsevlm_trt.runtime.serving.request_log import log_request
+from sparsevlm_trt.runtime.serving.settings import Settings
+from sparsevlm_trt.runtime.serving.ticket import Failed, Finished, News, Piece, Started, Ticket
+from sparsevlm_trt.runtime.session import Session
+
+__all__ = ["Desk", "Visit"]
+
+
+@dataclass(slots=True, eq=False)
+class Visit:
+    """One accepted request: its ticket, its news as they come, its reply as it grows."""
+
+    ticket: Ticket
+    news: asyncio.Queue[News]
+    reply: Reply
+    body: ChatRequest
+    first_token_s: float | None = field(default=None, init=False)
+
+
+class Desk:
+    """Takes requests in and gives replies out.
+
+    Attributes:
+        engine: Answers.
+        metrics: Counts.
+        settings: Limits and defaults.
+        is_draining: Set when the server takes no new requests any more.
+    """
+
+    def __init__(self, session: Session, settings: Settings, fetch: Fetch) -> None:
+        """Take a session; nothing runs before `engine.start`."""
+        manifest = session.bundle.manifest
+        self.settings = settings
+        self.metrics = Metrics(manifest.stages)
+        self.engine = Engine(
+            session,
+            num_slots=settings.num_slots,
+            num_waiting=settings.num_waiting,
+            observer=self.metrics,
+        )
+        self.valve = PressureValve(budget_ladder(manifest, settings.floor), settings.target_ttft_s)
+        self.is_draining = False
+        self._manifest = manifest
+        self._fetch = fetch
+        self._numbers = itertools.count(1)
+
+    async def admit(self, body: ChatRequest, client: str) -> Visit:
+        """Check a request and let it wait for its turn.
+
+        Raises:
+            RefusalError: It is refused.
+            SparseVLMError: It cannot be answered as asked.
+        """
+        if body.model != self.settings.model_name:
+            raise RefusalError(
+                404,
+                "model_not_found",
+                f"model | got {body.model[:80]!r} | expected {self.settings.model_name!r} | "
+                "see /v1/models",
+            )
+        if self.is_draining:
+            raise RefusalError(503, "closing", "the server is closing | ask another one", 1)
+        loop = asyncio.get_running_loop()
+        arrived = time.monotonic()
+        request = options_of(body, self._manifest, self.settings, self.valve.budget)
+        read = await asyncio.to_thread(read_conversation, body, self.settings.images, self._fetch)
+        ours = body.sparsevlm or PruningFields()
+        names_plan = (ours.budget, ours.schedule, ours.method) != (None,) * 3
+        reply = Reply(
+            self.settings.model_name,
+            request,
+            ours.budget if names_plan else self._manifest.plan.budget,
+            "request" if names_plan else "bundle",
+            ours.patches,
+        )
+        news: asyncio.Queue[News] = asyncio.Queue()
+
+        def deliver(item: News) -> None:
+            loop.call_soon_threadsafe(news.put_nowait, item)
+
+        def settle() -> Request:
+            if not names_plan:
+                self._settle(body, reply)
+            return reply.request
+
+        ticket = Ticket(
+            number=next(self._numbers),
+            client=f"{client}/{body.user or ''}",
+            messages=read.messages,
+            images=read.images,
+            settle=settle,
+            deliver=deliver,
+            deadline=arrived + self.settings.timeout_s,
+            arrived=arrived,
+        )
+        self.engine.submit(ticket)
+        return Visit(ticket, news, reply, body)
+
+    async def whole(self, visit: Visit) -> dict[str, Any]:
+        """Wait for a whole answer.
+
+        Raises:
+            RefusalError: There is none.
+        """
+        try:
+            while visit.reply.reason is None:
+                self._note(visit, await visit.news.get())
+            return visit.reply.whole()
+        finally:
+            self._close(visit)
+
+    async def first(self, visit: Visit) -> None:
+        """Wait until the prompt has been read: from then on the answer can stream.
+
+        Raises:
+            RefusalError: It cannot be.
+        """
+        try:
+            self._note(visit, await visit.news.get())
+        except BaseException:
+            self._close(visit)
+            raise
+
+    async def events(self, visit: Visit) -> AsyncIterator[bytes]:
+        """Stream an answer whose prompt has been read, as server-sent events."""
+        reply = visit.reply
+        try:
+            yield sse(reply.opening())
+            while reply.reason is None:
+                try:
+                    text = self._note(visit, await visit.news.get())
+                except RefusalError as refusal:  # the status is sent: tell it in the stream
+                    yield sse(refusal.body)
+                    return
+                if text:
+                    yield sse(reply.piece(text))
+            yield sse(reply.closing())
+            options = visit.body.stream_options
+            if options is not None and options.include_usage:
+                yield sse(reply.usage_chunk())
+            yield SSE_END
+        finally:
+            self._close(visit)
+
+    def predicted_s(self) -> float:
+        """Predict the time to the first token of a request that arrives now, seconds."""
+        return self.engine.forecast.first_token_s(self.engine.num_waiting)
+
+    def _settle(self, body: ChatRequest, reply: Reply) -> None:
+        """Choose the budget of a request that names none; on the engine's thread."""
+        predicted = self.predicted_s()
+        budget = self.valve.adjust(predicted)
+        self.metrics.pressure(budget, predicted)
+        if self.valve.is_lowered:
+            reply.request = options_of(body, self._manifest, self.settings, budget)
+            reply.budget, reply.source = budget, "pressure"
+        else:
+            reply.request = options_of(body, self._manifest, self.settings, None)
+
+    def _note(self, visit: Visit, news: News) -> str:
+        """Take in one piece of news; returns its text."""
+        reply = visit.reply
+        if isinstance(news, Started):
+            reply.started = news
+        elif isinstance(news, Piece):
+            if visit.first_token_s is None:
+                visit.first_token_s = time.monotonic() - visit.ticket.arrived
+            reply.add(news.text)
+            return news.text
+        elif isinstance(news, Finished):
+            reply.reason = news.reason
+        elif isinstance(news, Failed):
+            raise refusal_of(news.error) from news.error
+        return ""
+
+    def _close(self, visit: Visit) -> None:
+        """Let go of a visit: whatever still runs for it is dropped."""
+        reply, ticket = visit.reply, visit.ticket
+        if reply.reason is None:
+            self.engine.drop(ticket)
+        started = reply.started
+        fields: dict[str, Any] = {
+            "request": reply.identity,
+            "client": ticket.client,
+            "outcome": reply.reason or "none",
+            "budget": reply.budget,
+            "budget_source": reply.source,
+            "num_images": len(ticket.images),
+            "prompt_tokens": started.num_prompt if started else None,
+            "visual_tokens_in": started.num_visual if started else None,
+            "visual_tokens_kept": started.kept if started else None,
+            "completion_tokens": reply.num_tokens,
+            "first_token_s": visit.first_token_s,
+            "elapsed_s": time.monotonic() - ticket.arrived,
+        }
+        if self.settings.log_content:
+            fields |= {"messages": ticket.messages, "answer": "".join(reply.pieces)}
+        log_request(fields)
