@@ -58,7 +58,7 @@ class StageSlots:
         self.lengths[row] = cache.length
         self._fit(self.lengths[: row + 1])
         for name, buffer in zip(self._past_names, self._buffers, strict=True):
-            buffer[row, : cache.length] = used[name][0]
+            buffer[row, : cache.length] = np.asarray(used[name])[0]
 
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
@@ -178,4 +178,4 @@ class SlotBatch:
         started = time.perf_counter()
         outputs = self._runner.run(graph, inputs)
         clock.add(graph, started)
-        return outputs
+        return {name: np.asarray(output) for name, output in outputs.items()}

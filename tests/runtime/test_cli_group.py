@@ -115,7 +115,9 @@ def test_version():
 
 def test_help_lists_every_command_but_hidden_ones():
     result = CliRunner().invoke(main, ["--help"])
-    shown = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines()[1:10]]
+    shown = [
+        line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines()[1:10]
+    ]
     assert shown == [
         "export",
         "run",
