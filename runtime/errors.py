@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "BundleError",
+    "EngineError",
     "ExportError",
     "InputError",
     "ParityError",
@@ -31,6 +32,10 @@ class InputError(SparseVLMError):
 
 class RunnerError(SparseVLMError):
     """An inference engine is missing, cannot load a graph, or failed while running one."""
+
+
+class EngineError(SparseVLMError):
+    """An engine that cannot be built, or that does not fit this bundle, library or GPU."""
 
 
 class ExportError(SparseVLMError):

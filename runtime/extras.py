@@ -15,7 +15,8 @@ _OURS = ("sparsevlm_trt", "sparsevlm_ops")
 _EXPORT = ("onnx", "onnx_ir", "onnxscript", "polygraphy", "safetensors", "torch", "transformers")
 # The modules that a command of an extra imports, some of them only once it is under way.
 _SERVE = ("fastapi", "httpx", "prometheus_client", "uvicorn")
-_MODULES = {"export": _EXPORT, "demo": _EXPORT, "serve": _SERVE}
+_TENSORRT = ("polygraphy",)
+_MODULES = {"export": _EXPORT, "demo": _EXPORT, "serve": _SERVE, "tensorrt": _TENSORRT}
 
 
 class MissingPackageError(SparseVLMError):

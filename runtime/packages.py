@@ -12,11 +12,14 @@ from sparsevlm_trt.runtime.extras import DISTRIBUTION
 
 __all__ = ["EXTRAS", "Package", "installed_version", "read_packages"]
 
-EXTRAS = ("export", "demo", "serve")  # those that a user installs
+EXTRAS = ("export", "demo", "serve", "tensorrt")  # those that a user installs
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _OLDEST = re.compile(r">=\s*([0-9.]+)")
 _EXTRA = re.compile(r"extra == ['\"](\w+)['\"]")
-_MODULES = {"pillow": "PIL"}  # where it is not the distribution's name
+_MODULES = {
+    "pillow": "PIL",
+    "cuda-python": "cuda.bindings",
+}  # where it is not the distribution's name
 # Builds of ONNX Runtime that bring the same module under another name.
 _STAND_INS = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
@@ -22,6 +24,7 @@ from transformers import (
 )
 
 from sparsevlm_trt.export import export_bundle
+from sparsevlm_trt.runtime.cli import main
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 
 # 16 patches of 14 pixels: small, yet prunable twice.
@@ -178,3 +181,14 @@ def bundle_of(
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def compiled(bundle_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float16 bundle with its TensorRT-RTX engines, built once per run; copy it to damage it."""
+    out = tmp_path_factory.mktemp("compiled") / "bundle"
+    shutil.copytree(bundle_of("llava-llama", "float16"), out)
+    command = ["compile", str(out), "--target", "tensorrt-rtx", "--no-cache"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    return out

@@ -37,6 +37,9 @@ COMMANDS: dict[str, CommandSpec] = {
     "inspect": CommandSpec(
         f"{_RUNTIME}.inspect:inspect", "Show what a bundle holds, and what a prompt would cost."
     ),
+    "compile": CommandSpec(
+        f"{_RUNTIME}.compile:compile_bundle", "Build a bundle's TensorRT engines.", "tensorrt"
+    ),
     "parity": CommandSpec(
         f"{_EXPORT}.parity_cli:parity",
         "Compare a bundle with its checkpoint in PyTorch.",

@@ -1,0 +1,251 @@
+"""The compile job: which engines a bundle wants, which it has, and building the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.engines.build_client import ask
+from sparsevlm_trt.runtime.engines.cache import EngineCache
+from sparsevlm_trt.runtime.engines.folder import EngineFolder, plan_name
+from sparsevlm_trt.runtime.engines.forecast import EngineForecast, forecast_engine
+from sparsevlm_trt.runtime.engines.limits import Limits
+from sparsevlm_trt.runtime.engines.profiles import graph_profiles
+from sparsevlm_trt.runtime.engines.record import EngineRecord, EngineSpec, Machine
+from sparsevlm_trt.runtime.errors import EngineError
+from sparsevlm_trt.runtime.manifest import Manifest
+from sparsevlm_trt.runtime.problems import told_at_once
+from sparsevlm_trt.runtime.strict_json import encode
+from sparsevlm_trt.runtime.tensorrt.build import BuildFlags
+
+__all__ = ["CompileJob", "Outcome", "Task", "check_precision"]
+
+# Called with a graph, what happens to it, and the share done, 0 to 1.
+Progress = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One engine to be."""
+
+    graph: str
+    spec: EngineSpec
+    forecast: EngineForecast
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task: "ready" (it was there), "cached" or "built"."""
+
+    how: str
+    record: EngineRecord
+
+
+def check_precision(bundle: Bundle, target: str) -> None:
+    """Refuse a float32 bundle.
+
+    Raises:
+        EngineError: With the export that makes one that can be built.
+    """
+    model = bundle.manifest.model
+    if model.dtype == "float32":
+        raise EngineError(
+            f"bundle {bundle.path} | float32 | expected float16: {target} has no fused attention "
+            f"for float32 | sparsevlm export {model.source} {bundle.path}-float16 --dtype float16"
+        )
+
+
+class CompileJob:
+    """Builds the engines of one bundle for one machine; what is there already is left alone."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        machine: Machine,
+        limits: Limits,
+        *,
+        profile_kind: str = "wide",
+        flags: BuildFlags | None = None,
+        graphs: Sequence[str] = (),
+        cache: EngineCache | None = None,
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        """Work out what is wanted.
+
+        Args:
+            bundle: The bundle.
+            machine: What to build for.
+            limits: The largest request.
+            profile_kind: One of `PROFILE_KINDS`.
+            flags: Builder settings.
+            graphs: The graphs to build; none: all.
+            cache: Engines shared with other bundles; None for no cache.
+            arguments: The command's, for the records.
+
+        Raises:
+            EngineError: The bundle is float32, a graph is unknown, or one has a dim that no limit
+                bounds.
+        """
+        check_precision(bundle, machine.target)
+        manifest = bundle.manifest
+        unknown = [name for name in graphs if name not in manifest.graphs]
+        if unknown:
+            raise EngineError(
+                f"graph | got {', '.join(unknown)} | expected of: "
+                f"{', '.join(sorted(manifest.graphs))} | name one of them"
+            )
+        self.bundle = bundle
+        self.folder = EngineFolder(bundle, machine.target)
+        self._flags = flags or BuildFlags()
+        self._cache, self._arguments = cache, arguments
+        self.tasks = tuple(
+            _task(manifest, machine, limits, name, profile_kind, self._flags)
+            for name in (graphs or manifest.graphs)
+        )
+
+    def check(self, progress: Progress) -> None:
+        """Parse every graph that is to be built, and refuse what the target would.
+
+        Raises:
+            EngineError: All problems at once, each naming graph, node and operator.
+        """
+        wanted = {
+            task.graph: {
+                "graph": str(self.bundle.graph_path(task.graph)),
+                "profiles": encode(task.spec.profiles),
+            }
+            for task in self.tasks
+        }
+        target = self.folder.target
+        problems: list[str] = []
+        graph = "?"
+        try:
+            for event in ask({"target": target, "graphs": wanted}):
+                if event["event"] == "refused":
+                    raise EngineError(event["reason"])
+                graph = event["graph"]
+                if event["event"] == "checking":
+                    progress(graph, "checking", 0.0)
+                else:
+                    problems += [f"graph {graph}, {told}" for told in event["problems"]]
+        except EngineError as error:
+            if " | " in str(error):
+                raise
+            problems.append(f"graph {graph} | {error} | expected a graph that can be parsed")
+        if problems:
+            remedy = "export again with this version, or report it with the graph"
+            raise EngineError(told_at_once(f"{target}", problems, remedy))
+
+    def pending(self) -> list[Task]:
+        """Tasks whose engine is not in the bundle, whole and as wanted."""
+        return [task for task in self.tasks if self._ready(task) is None]
+
+    def run(self, progress: Progress) -> Iterator[Outcome]:
+        """Build what is missing, one engine after another.
+
+        Each is published before the next begins, so that a stopped job loses one engine at most.
+
+        Yields:
+            The outcome of each task, in order.
+
+        Raises:
+            EngineError: A graph cannot be built, or the folder cannot be written.
+        """
+        with self.folder.writing():
+            for task in self.tasks:
+                record = self._ready(task)
+                if record is not None:
+                    yield Outcome("ready", record)
+                    continue
+                record = self._cached(task)
+                if record is not None:
+                    yield Outcome("cached", record)
+                    continue
+                yield Outcome("built", self._build(task, progress))
+
+    def _ready(self, task: Task) -> EngineRecord | None:
+        try:
+            record = self.folder.record(task.graph)
+        except EngineError:
+            return None
+        if record is None or record.spec != task.spec:
+            return None
+        problem = self.folder.problem(task.graph, record, task.spec.machine)
+        return record if problem is None else None
+
+    def _cached(self, task: Task) -> EngineRecord | None:
+        if self._cache is None:
+            return None
+        partial = self.folder.partial(task.graph)
+        record = self._cache.take(task.spec, task.graph, partial)
+        if record is not None:
+            self.folder.publish(record, partial)
+        return record
+
+    def _build(self, task: Task, progress: Progress) -> EngineRecord:
+        partial = self.folder.partial(task.graph)
+        try:
+            built = self._ask_for(task, progress)
+            record = EngineRecord(
+                graph=task.graph,
+                spec=task.spec,
+                plan_file=plan_name(task.graph, built["plan_sha256"]),
+                arguments=self._arguments,
+                **built,
+            )
+            if self._cache is not None:
+                self._cache.put(record, partial)
+            self.folder.publish(record, partial)
+        finally:
+            partial.unlink(missing_ok=True)
+        return record
+
+    def _ask_for(self, task: Task, progress: Progress) -> dict[str, Any]:
+        """Build in another process; returns the fields of the record that it knows."""
+        request = {
+            "target": self.folder.target,
+            "graph": str(self.bundle.graph_path(task.graph)),
+            "profiles": encode(task.spec.profiles),
+            "flags": asdict(self._flags),
+            "place": str(self.folder.partial(task.graph)),
+        }
+        progress(task.graph, "building", 0.0)
+        reason = "it ended without an engine"
+        try:
+            for event in ask(request):
+                kind = event.pop("event")
+                if kind == "progress":
+                    progress(task.graph, event["phase"], event["share"])
+                elif kind == "built":
+                    return event
+                else:
+                    reason = event["reason"]
+        except EngineError as error:
+            reason = str(error)
+        if reason.startswith(("sparsevlm compile |", "target ")):
+            raise EngineError(reason)
+        raise EngineError(
+            f"engine {task.graph} | {reason} | expected a plan | see docs/tensorrt.md, "
+            "'Troubleshooting'"
+        )
+
+
+def _task(
+    manifest: Manifest,
+    machine: Machine,
+    limits: Limits,
+    graph: str,
+    kind: str,
+    flags: BuildFlags,
+) -> Task:
+    profiles = graph_profiles(manifest, limits, graph, kind)
+    spec = EngineSpec(
+        graph_sha256=manifest.graphs[graph].sha256,
+        precision=manifest.model.dtype,
+        machine=machine,
+        profiles=profiles,
+        flags=flags.spelled(),
+    )
+    return Task(graph, spec, forecast_engine(manifest, graph, profiles, machine.target))

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: checking and building engines, and running them."""
