@@ -20,7 +20,7 @@ help:
 $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,demo]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,demo,tensorrt]"
 	$(if $(TENSORRT_CPU),$(BIN)/pip install --quiet --disable-pip-version-check $(TENSORRT_CPU))
 	touch $@
 

@@ -44,15 +44,16 @@ class EngineCache:
         plan, text = self._paths(spec.key)
         try:
             record = EngineRecord.from_text(text.read_bytes(), str(text), "build it again")
-            if record.spec != spec or sha256_of(plan) != record.plan_sha256:
-                raise EngineError(f"{plan} | altered | expected what its record says | drop it")
-            _link(plan, place)
+            is_whole = record.spec == spec and sha256_of(plan) == record.plan_sha256
         except FileNotFoundError:
             return None
         except (EngineError, OSError):
-            plan.unlink(missing_ok=True)
+            is_whole = False
+        if not is_whole:
             text.unlink(missing_ok=True)
+            plan.unlink(missing_ok=True)
             return None
+        _link(plan, place)
         os.utime(text)
         return replace(record, graph=graph, plan_file=plan_name(graph, record.plan_sha256))
 

@@ -118,25 +118,22 @@ class CompileJob:
             }
             for task in self.tasks
         }
-        target = self.folder.target
+        target, graph = self.folder.target, "?"
         problems: list[str] = []
-        graph = "?"
         try:
             for event in ask({"target": target, "graphs": wanted}):
-                if event["event"] == "refused":
-                    raise EngineError(event["reason"])
-                graph = event["graph"]
+                graph = event.get("graph", graph)
                 if event["event"] == "checking":
                     progress(graph, "checking", 0.0)
-                else:
+                elif event["event"] == "checked":
                     problems += [f"graph {graph}, {told}" for told in event["problems"]]
+                else:
+                    problems.append(event["reason"])
         except EngineError as error:
-            if " | " in str(error):
-                raise
             problems.append(f"graph {graph} | {error} | expected a graph that can be parsed")
         if problems:
-            remedy = "export again with this version, or report it with the graph"
-            raise EngineError(told_at_once(f"{target}", problems, remedy))
+            remedy = "export again with this version; see docs/tensorrt.md, 'Troubleshooting'"
+            raise EngineError(told_at_once(f"target {target}", problems, remedy))
 
     def pending(self) -> list[Task]:
         """Tasks whose engine is not in the bundle, whole and as wanted."""
