@@ -13,7 +13,9 @@ class LayerCache:
         """Start empty."""
         self._entries: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Append `[1, G, S, D]` to a layer and return all it has; the decoder calls this."""
         if layer in self._entries:
             past_key, past_value = self._entries[layer]

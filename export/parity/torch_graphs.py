@@ -119,7 +119,7 @@ class _OneLayerCache:
         self._past = [_heads(part, head_dim) for part in (key, value)]
         self.new_key = self.new_value = key
 
-    def update(self, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append `[B, G, S, D]` and return all."""
         self.new_key, self.new_value = key, value
         past_key, past_value = self._past
