@@ -93,7 +93,12 @@ def export_bundle(
     )
     stages = plan_stages(num_layers, plan.boundaries)
     methods = [m for m in METHODS if get_method(m).prunes] if plan.boundaries else []
-    processor = processor_files(source.path, needs_images=family.vision is not None)
+    spec = family.vision_spec
+    processor = processor_files(
+        source.path,
+        needs_images=spec is not None,
+        needs_videos=spec is not None and spec.video_token_id is not None,
+    )
     with BundleWriter(out, overwrite=overwrite) as writer:
         binder = WeightBinder(source, writer)
         graphs: dict[str, GraphSpec] = {}

@@ -17,12 +17,17 @@ _VERBATIM = (
     "chat_template.json",
     "generation_config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
 )
+_VIDEO = "video_preprocessor_config.json"
+_NESTED = {"preprocessor_config.json": "image_processor", _VIDEO: "video_processor"}
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _TOKENIZER_SOURCES = ("tokenizer.json", "tokenizer.model")
 
 
-def processor_files(checkpoint: Path, *, needs_images: bool) -> dict[str, bytes]:
+def processor_files(
+    checkpoint: Path, *, needs_images: bool, needs_videos: bool = False
+) -> dict[str, bytes]:
     """Collect what tokenizes, templates and preprocesses.
 
     Files are taken verbatim but two. The tokenizer is saved anew, as transformers reads it: for
@@ -33,6 +38,7 @@ def processor_files(checkpoint: Path, *, needs_images: bool) -> dict[str, bytes]
     Args:
         checkpoint: Checkpoint folder.
         needs_images: Whether the model has a vision tower.
+        needs_videos: Whether it takes videos.
 
     Returns:
         Bytes by file name. A bare language model may have none: it is then driven by embeddings.
@@ -44,10 +50,16 @@ def processor_files(checkpoint: Path, *, needs_images: bool) -> dict[str, bytes]
     files = {name: path.read_bytes() for name, path in found.items() if path.is_file()}
     if any((checkpoint / name).is_file() for name in _TOKENIZER_SOURCES):
         files |= _tokenizer_files(checkpoint)
-    if "preprocessor_config.json" not in files:
-        nested = _nested_image_processor(checkpoint / "processor_config.json")
-        if nested is not None:
-            files["preprocessor_config.json"] = nested
+    for name, section in _NESTED.items():
+        if name not in files:
+            nested = _nested_processor(checkpoint / "processor_config.json", section)
+            if nested is not None:
+                files[name] = nested
+    if not needs_videos:
+        files.pop(_VIDEO, None)
+    elif _VIDEO not in files and "preprocessor_config.json" in files:
+        # Older checkpoints say it once, for images and frames alike.
+        files[_VIDEO] = files["preprocessor_config.json"]
     wanted = ("tokenizer.json", "preprocessor_config.json") if needs_images else ()
     missing = [name for name in wanted if name not in files]
     if missing:
@@ -74,11 +86,11 @@ def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:
         return {name: path.read_bytes() for name, path in saved.items() if path.is_file()}
 
 
-def _nested_image_processor(path: Path) -> bytes | None:
+def _nested_processor(path: Path, section: str) -> bytes | None:
     if not path.is_file():
         return None
     try:
-        nested = dict(json.loads(path.read_text())).get("image_processor")
+        nested = dict(json.loads(path.read_text())).get(section)
     except (OSError, ValueError, TypeError) as error:
         raise ExportError(
             f"checkpoint {path.parent} | processor_config.json: {error} | expected a JSON object "

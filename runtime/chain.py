@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -32,6 +33,9 @@ from sparsevlm_trt.runtime.kv_cache import StageCache
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Runner
 from sparsevlm_trt.runtime.trace import Clock, StageTrace
+
+if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
+    from sparsevlm_trt.runtime.visuals.visual import Visual, VisualLayout
 
 __all__ = ["Chain", "ChainState"]
 
@@ -63,7 +67,9 @@ class Chain:
         """Take a manifest, and a runner that has its graphs loaded."""
         self._runner = runner
         self._stages = manifest.stages
-        self._image_grid = manifest.vision.grid if manifest.vision else None
+        vision = manifest.vision
+        # Only where an image is one such grid does a row of patches mean a row of tokens.
+        self._image_grid = vision.grid if vision and vision.layout == "block" else None
         self._heads = manifest.model.num_heads
         self._cache_width = manifest.model.num_kv_heads * manifest.model.head_dim
         self.dtype = np.dtype(manifest.model.dtype)
@@ -72,9 +78,25 @@ class Chain:
         """Reserve an array where the engine computes."""
         return self._runner.empty(shape, dtype)
 
-    def vision(self, pixel_values: Floats, clock: Clock) -> Tensor:
-        """Turn pixels `[I, 3, h, w]` into image features `[I, V, N]`."""
-        return self._run("vision", {"pixel_values": pixel_values}, clock)["image_features"]
+    def visuals(
+        self, visuals: Sequence[Visual], layout: VisualLayout, clock: Clock
+    ) -> list[Tensor]:
+        """Turn images and videos into the tokens of a prompt, `[1, tokens, N]` each, in order.
+
+        All rows of all of them go through the vision graph at once.
+        """
+        names = visuals[0].inputs
+        rows = {name: np.concatenate([one.inputs[name] for one in visuals]) for name in names}
+        outputs = self._run("vision", rows, clock)
+        packed: list[Tensor] = []
+        start = 0
+        for one in visuals:
+            mine = slice(start, start + one.num_rows)
+            packed += layout.pack(
+                one, outputs | {"image_features": outputs["image_features"][mine]}
+            )
+            start += one.num_rows
+        return packed
 
     def embed(self, input_ids: Index, clock: Clock) -> Tensor:
         """Turn token ids `[B, S]` into embeddings `[B, S, N]`."""

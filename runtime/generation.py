@@ -182,7 +182,7 @@ def generate(
                 prefix_length=layout.prefix,
                 num_visual=layout.num_visual,
                 num_text=layout.num_text,
-                grid=vision.grid if vision else None,
+                grid=vision.grid if vision and vision.layout == "block" else None,
                 stages=tuple(state.prunes[number]),
                 cache_lengths=tuple(cache.length for cache in caches),
                 kv_bytes=tuple(cache.nbytes for cache in caches),

@@ -16,6 +16,7 @@ from sparsevlm_trt.runtime.processor_files import read_json_object
 __all__ = ["PROCESSOR_TYPES", "ImageConfig", "Size"]
 
 _FILES = {"preprocessor_config.json": None, "processor_config.json": "image_processor"}
+_VIDEO_FILES = {"video_preprocessor_config.json": None, "processor_config.json": "video_processor"}
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -37,6 +38,13 @@ _CLIP = _COMMON | {
     "image_mean": _CLIP_MEAN,
     "image_std": _CLIP_STD,
 }
+_ONEVISION = _COMMON | {
+    "size": {"height": 384, "width": 384},
+    "do_center_crop": False,
+    "crop_size": None,
+    "image_mean": _CLIP_MEAN,
+    "image_std": _CLIP_STD,
+}
 _SIGLIP = _COMMON | {
     "size": {"height": 224, "width": 224},
     "do_center_crop": False,
@@ -50,8 +58,13 @@ PROCESSOR_TYPES: Mapping[str, Mapping[str, Any]] = {
     "BitImageProcessor": _CLIP,
     "CLIPImageProcessor": _CLIP,
     "LlavaImageProcessor": _CLIP,
+    "LlavaNextImageProcessor": _CLIP,
+    "LlavaOnevisionImageProcessor": _ONEVISION,
+    "LlavaOnevisionVideoProcessor": _ONEVISION,
     "SiglipImageProcessor": _SIGLIP,
 }
+# Those that crop an image: their `do_pad` makes numbers of crops equal, not sizes of images.
+_CROPPING = ("LlavaNextImageProcessor", "LlavaOnevisionImageProcessor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +104,7 @@ class ImageConfig:
         std: Standard deviation per channel, after `rescale`.
         pad: Pad with zeros at the right and bottom, at the end (every other type's `do_pad`).
         pad_size: Size to pad to; None means the largest of the call.
+        background: The mean as a colour, to pad with where a layout does.
     """
 
     convert_rgb: bool
@@ -103,27 +117,30 @@ class ImageConfig:
     std: tuple[float, ...] | None
     pad: bool
     pad_size: Size | None
+    background: tuple[int, int, int] = (0, 0, 0)
 
     @classmethod
-    def open(cls, folder: str | Path) -> ImageConfig:
+    def open(cls, folder: str | Path, *, video: bool = False) -> ImageConfig:
         """Read a checkpoint's processor files.
 
         Args:
             folder: Holds `preprocessor_config.json`, or `processor_config.json` with an
                 `image_processor` section (as transformers 5 saves it).
+            video: Read what is said of the frames of videos instead.
 
         Raises:
             BundleError: Neither is there, or it cannot be followed.
         """
-        for name, section in _FILES.items():
+        files = _VIDEO_FILES if video else _FILES
+        for name, section in files.items():
             config = read_json_object(folder, name)
             if config is not None and section is not None:
                 config = config.get(section)
             if isinstance(config, dict):
                 return cls.from_hf(config)
         raise BundleError(
-            f"{folder} | got no image processor | expected preprocessor_config.json "
-            "| export the bundle again"
+            f"{folder} | got no {'video' if video else 'image'} processor | expected "
+            f"{next(iter(files))} | export the bundle again"
         )
 
     @classmethod
@@ -143,7 +160,7 @@ class ImageConfig:
         read = _Reader({**defaults, **given})
         normalises, pads = read.flag("do_normalize"), read.flag("do_pad")
         mean = read.channels("image_mean")
-        llava = kind == "LlavaImageProcessor"
+        llava, crops = kind == "LlavaImageProcessor", kind in _CROPPING
         square = config.get("default_to_square") is True
         result = cls(
             convert_rgb=read.flag("do_convert_rgb"),
@@ -154,8 +171,9 @@ class ImageConfig:
             rescale=read.number("rescale_factor") if read.flag("do_rescale") else None,
             mean=mean if normalises else None,
             std=read.channels("image_std") if normalises else None,
-            pad=pads and not llava,
+            pad=pads and not llava and not crops,
             pad_size=read.size("pad_size", square=True) if pads and read.has("pad_size") else None,
+            background=_colour(mean),
         )
         if read.problems:
             raise BundleError(
@@ -225,7 +243,8 @@ class _Reader:
 
 
 def _processor_type(config: Mapping[str, Any]) -> str:
-    named = config.get("image_processor_type") or config.get("feature_extractor_type")
+    keys = ("video_processor_type", "image_processor_type", "feature_extractor_type")
+    named = next((config[key] for key in keys if config.get(key)), None)
     kind = str(named).replace("FeatureExtractor", "ImageProcessor")
     for suffix in ("Fast", "Pil"):
         kind = kind.removesuffix(suffix)

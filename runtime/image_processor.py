@@ -15,7 +15,7 @@ from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.image_config import ImageConfig
 from sparsevlm_trt.runtime.image_loader import ImageSource, check_area, load_image
 
-__all__ = ["ImageProcessor"]
+__all__ = ["ImageProcessor", "squared"]
 
 Pixels: TypeAlias = NDArray[np.float32]
 
@@ -66,7 +66,7 @@ class ImageProcessor:
         if not listed:
             raise InputError("images | got none | expected at least one | pass an image")
         done = [
-            self._process(load_image(one, convert_rgb=self.config.convert_rgb)) for one in listed
+            self.pixels(load_image(one, convert_rgb=self.config.convert_rgb)) for one in listed
         ]
         if self.config.pad:
             done = self._pad(done)
@@ -99,13 +99,10 @@ class ImageProcessor:
         bands = np.clip(np.rint(pixels), 0, _BRIGHTEST).astype(np.uint8)  # [I, 3, h, w]
         return [Image.fromarray(np.ascontiguousarray(np.moveaxis(one, 0, -1))) for one in bands]
 
-    def _process(self, image: Image.Image) -> Pixels:
-        if self.config.square is not None and image.width != image.height:
-            side = max(image.size)
-            check_area(side, side, "after padding to a square")
-            canvas = Image.new("RGB", (side, side), self.config.square)
-            canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-            image = canvas
+    def pixels(self, image: Image.Image) -> Pixels:
+        """Process one RGB image, without padding to others: `[3, h, w]`, float32."""
+        if self.config.square is not None:
+            image = squared(image, self.config.square)
         if self.config.size is not None:
             target = self.config.size.of(*image.size)
             check_area(*target, f"after resizing {image.width}x{image.height}")
@@ -156,3 +153,18 @@ class ImageProcessor:
             np.pad(one, ((0, 0), (0, height - one.shape[1]), (0, width - one.shape[2])))
             for one in done
         ]
+
+
+def squared(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """Centre an image on a square of one colour.
+
+    Raises:
+        InputError: The square is too large.
+    """
+    if image.width == image.height:
+        return image
+    side = max(image.size)
+    check_area(side, side, "after padding to a square")
+    canvas = Image.new("RGB", (side, side), colour)
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return canvas

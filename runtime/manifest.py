@@ -135,7 +135,22 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class VisionSpec:
-    """The vision tower that was exported; sizes in pixels, `[rows, columns]` as in an array."""
+    """The vision tower that was exported; sizes in pixels, `[rows, columns]` as in an array.
+
+    Attributes:
+        num_visual: Tokens of one row of the graph: an image, a crop or a frame.
+        grid: Rows and columns of those tokens.
+        image_size: Pixels of such a row.
+        image_token_id: Stands for an image in a prompt.
+        hidden_size: Width of the tower.
+        intermediate_size: Width of its MLP.
+        num_layers: Layers of the tower.
+        num_positions: Tokens that a layer sees of such a row.
+        layout: How an image becomes tokens of a prompt, see `runtime/visuals`.
+        resolutions: Pixels that an image is fitted into before it is cut, where the layout cuts.
+        settings: Whole numbers that the layout needs, by name.
+        video_token_id: Stands for a video in a prompt; None where the model takes none.
+    """
 
     num_visual: int
     grid: tuple[int, int]
@@ -145,10 +160,18 @@ class VisionSpec:
     intermediate_size: int
     num_layers: int
     num_positions: int
+    layout: str = "block"
+    resolutions: tuple[tuple[int, int], ...] = ()
+    settings: Mapping[str, int] = field(default_factory=dict)
+    video_token_id: int | None = None
 
     def problems(self, where: str) -> Iterator[str]:
         """Say what no vision tower can be."""
-        yield from _positive(where, self, but=("image_token_id",))
+        yield from _positive(where, self, but=("image_token_id", "video_token_id"))
+
+    def setting(self, name: str) -> int:
+        """A number of the layout, 0 where it is not given."""
+        return self.settings.get(name, 0)
 
 
 @dataclass(frozen=True, slots=True)

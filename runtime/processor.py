@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # tokenizers, jinja2 and Pillow take time that arrays do not 
     from sparsevlm_trt.runtime.chat import ChatTemplate
     from sparsevlm_trt.runtime.image_processor import ImageProcessor
     from sparsevlm_trt.runtime.tokenizer import Tokenizer
+    from sparsevlm_trt.runtime.visuals.visual import VisualLayout
 
 __all__ = ["Processor"]
 
@@ -47,6 +48,40 @@ class Processor:
         from sparsevlm_trt.runtime.image_processor import ImageProcessor
 
         return ImageProcessor.open(self._bundle.processor)
+
+    @cached_property
+    def frames(self) -> ImageProcessor | None:
+        """The processor of video frames; None where the model takes no videos."""
+        from sparsevlm_trt.runtime.image_config import ImageConfig
+        from sparsevlm_trt.runtime.image_processor import ImageProcessor
+
+        vision = self._bundle.manifest.vision
+        if vision is None or vision.video_token_id is None:
+            return None
+        return ImageProcessor(ImageConfig.open(self._bundle.processor, video=True))
+
+    @cached_property
+    def placeholders(self) -> tuple[str, str]:
+        """The texts that stand for an image and for a video in a prompt; empty for none.
+
+        Raises:
+            BundleError: The tokenizer does not know the token.
+        """
+        vision = self._bundle.manifest.vision
+        if vision is None or self.tokenizer is None:
+            return "", ""
+        image = self.tokenizer.text_of(vision.image_token_id)
+        video = vision.video_token_id
+        return image, "" if video is None else self.tokenizer.text_of(video)
+
+    @cached_property
+    def layout(self) -> VisualLayout:
+        """What lays images and videos out as tokens; of a bundle with a vision graph."""
+        from sparsevlm_trt.runtime.visuals.layouts import open_layout
+
+        vision = self._bundle.manifest.vision
+        assert vision is not None
+        return open_layout(vision, self.images, self.frames, *self.placeholders)
 
     @cached_property
     def stop_tokens(self) -> frozenset[int]:

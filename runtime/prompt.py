@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsevlm_trt.runtime.boundary import Layout
 from sparsevlm_trt.runtime.chain import Chain
@@ -20,9 +22,18 @@ from sparsevlm_trt.runtime.trace import Clock
 
 if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
     from sparsevlm_trt.runtime.image_config import ImageConfig
+    from sparsevlm_trt.runtime.visuals.visual import Visual
 
-__all__ = ["Messages", "Prompt", "prompt_from_embeds", "prompt_from_text"]
+__all__ = [
+    "Messages",
+    "Prompt",
+    "Reading",
+    "prompt_from_embeds",
+    "prompt_from_text",
+    "read_prompt",
+]
 
+Index: TypeAlias = NDArray[np.int64]
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -41,28 +52,45 @@ class Prompt:
     image_config: ImageConfig | None = None
 
 
-def prompt_from_text(
-    chain: Chain,
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A prompt that was read, before any graph runs.
+
+    Attributes:
+        ids: All token ids, `[S]` int64, one placeholder for each visual token.
+        visuals: Its images and videos, in the order of their placeholders.
+        places: Where the visual tokens stand, ascending.
+        layout: Where the visual block lies.
+    """
+
+    ids: Index
+    visuals: tuple[Visual, ...]
+    places: Index
+    layout: Layout
+
+
+def read_prompt(
     manifest: Manifest,
     processor: Processor,
     clock: Clock,
     *,
     images: Any = None,
+    videos: Any = None,
     prompt: str | None = None,
     messages: Messages | None = None,
-) -> Prompt:
-    """Read a text with its images.
+) -> Reading:
+    """Read a text with its images and videos.
 
-    The first image, and those that follow it without a token between, make the visual block that
-    may be pruned; later images are text to the method, and stay whole.
+    The first of them, and those that follow it without a token between, make the visual block that
+    may be pruned; later ones are text to the method, and stay whole.
 
     Args:
-        chain: Runs `embed` and `vision`.
         manifest: Describes the bundle.
         processor: Reads text and pixels.
-        clock: Takes the time of the graphs, and sets aside that of tokenizer and pixels.
+        clock: Sets aside the time of tokenizer and pixels.
         images: One image or a sequence of them: paths, Pillow images or uint8 arrays.
-        prompt: Used as it is, with one image placeholder for each image.
+        videos: One video or a sequence of them; a video is a list of images, its frames.
+        prompt: Used as it is, with one placeholder for each image and video.
         messages: A conversation for the chat template, in place of a prompt.
 
     Raises:
@@ -75,47 +103,73 @@ def prompt_from_text(
             f"prompt | got {'neither' if prompt is None else 'both'} of prompt and messages | "
             "expected one of the two | leave one out"
         )
-    listed = _listed(images)
+    listed, clips = _listed(images), _clips(videos)
     vision = manifest.vision
-    if listed and vision is None:
+    if (listed or clips) and vision is None:
         raise InputError(
-            f"images | got {len(listed)} | expected none: the bundle has no vision graph | "
-            "export from a checkpoint with a vision tower"
+            f"images | got {len(listed) + len(clips)} | expected none: the bundle has no vision "
+            "graph | export from a checkpoint with a vision tower"
         )
     started = time.perf_counter()
     text = processor.render(messages) if messages is not None else prompt
     assert text is not None
+    rendering = time.perf_counter() - started
+    visuals: tuple[Visual, ...] = ()
+    if vision is not None:
+        started = time.perf_counter()
+        text, visuals = _with_visuals(processor, text, listed, clips)
+        clock.set_aside("images", started)
+    started = time.perf_counter() - rendering
     ids = np.array(processor.encode(text), np.int64)
     clock.set_aside("tokenize", started)
-    places = [] if vision is None else np.flatnonzero(ids == vision.image_token_id).tolist()
-    if len(places) != len(listed):
+    _check_length(len(ids), manifest)
+    places: Index = np.flatnonzero(np.isin(ids, _visual_tokens(vision)))
+    total = sum(visual.num_tokens for visual in visuals)
+    if len(places) != total:
         raise InputError(
-            f"prompt | got {len(places)} image placeholders and {len(listed)} images | expected "
-            "as many placeholders as images | write <image> for each image, or a message part "
-            '{"type": "image"}'
+            f"prompt | got {len(places)} visual tokens | expected {total}, those of the images | "
+            "write a placeholder with nothing but spaces around it"
         )
-    # Before any graph runs: an endless prompt must not first become embeddings.
-    _check_length(len(ids) + (len(places) * (vision.num_visual - 1) if vision else 0), manifest)
-    if not listed:
-        return Prompt(chain.embed(ids[None], clock), Layout(len(ids), 0, 0))
-    assert vision is not None
-    started = time.perf_counter()
-    pixels = processor.images(listed)
-    clock.set_aside("images", started)
-    _check_pixels(pixels, vision)
-    features = chain.vision(pixels, clock)
+    if not total:
+        return Reading(ids, (), places, Layout(len(ids), 0, 0))
+    start, run = _runs(places)[0]
+    return Reading(ids, visuals, places, Layout(start, run, len(ids) - start - run))
+
+
+def prompt_from_text(
+    chain: Chain,
+    manifest: Manifest,
+    processor: Processor,
+    clock: Clock,
+    **given: Any,
+) -> Prompt:
+    """Read a text with its images, and run `vision` and `embed`.
+
+    Args:
+        chain: Runs the graphs.
+        manifest: Describes the bundle.
+        processor: Reads text and pixels.
+        clock: Takes the time of the graphs, and sets aside that of tokenizer and pixels.
+        given: The images, videos, prompt and messages of `read_prompt`.
+
+    Raises:
+        InputError: As `read_prompt`.
+    """
+    read = read_prompt(manifest, processor, clock, **given)
+    if not read.visuals:
+        return Prompt(chain.embed(read.ids[None], clock), read.layout)
+    features = chain.visuals(read.visuals, processor.layout, clock)
     # The placeholder may lie beyond the embedding table; its row is not used.
-    words = chain.embed(np.where(ids == vision.image_token_id, 0, ids)[None], clock)
-    parts, start = [], 0
-    for number, place in enumerate(places):
-        parts += [words[:, start:place], features[number : number + 1]]
-        start = place + 1
+    ids = read.ids.copy()
+    ids[read.places] = 0
+    words = chain.embed(ids[None], clock)
+    tokens = joined(features, 1, chain.empty)
+    parts, start, used = [], 0, 0
+    for place, count in _runs(read.places):
+        parts += [words[:, start:place], tokens[:, used : used + count]]
+        start, used = place + count, used + count
     parts.append(words[:, start:])
-    embeds = joined(parts, 1, chain.empty)
-    run = sum(place - number == places[0] for number, place in enumerate(places))
-    num_visual = run * features.shape[1]
-    layout = Layout(places[0], num_visual, embeds.shape[1] - places[0] - num_visual)
-    return Prompt(embeds, layout, processor.images.config)
+    return Prompt(joined(parts, 1, chain.empty), read.layout, processor.images.config)
 
 
 def prompt_from_embeds(
@@ -163,6 +217,55 @@ def _listed(images: Any) -> list[Any]:
     return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
+def _clips(videos: Any) -> list[list[Any]]:
+    """Return the videos as lists of frames; one video stands for a list of one."""
+    if videos is None:
+        return []
+    many = isinstance(videos, (list, tuple)) and all(isinstance(v, (list, tuple)) for v in videos)
+    return [list(video) for video in (videos if many else [videos])]
+
+
+def _visual_tokens(vision: VisionSpec | None) -> list[int]:
+    """Ids of the tokens that stand for features."""
+    if vision is None:
+        return []
+    ids = (vision.image_token_id, vision.video_token_id)
+    return [token for token in ids if token is not None]
+
+
+def _with_visuals(
+    processor: Processor, text: str, images: list[Any], clips: list[list[Any]]
+) -> tuple[str, tuple[Visual, ...]]:
+    """Put into the text, for each placeholder, what its image or video becomes."""
+    marks = processor.placeholders
+    pattern = "|".join(f"({re.escape(mark)})" for mark in marks if mark)
+    found = [match.group() for match in re.finditer(pattern, text)] if pattern else []
+    for mark, given, what in zip(marks, (images, clips), ("image", "video"), strict=True):
+        count = found.count(mark)
+        if count != len(given) and (mark or given):
+            spelled = f"write {mark} for each {what}, or" if mark else "use"
+            raise InputError(
+                f"prompt | got {count} {what} placeholders and {len(given)} {what}s | expected "
+                f'as many placeholders as {what}s | {spelled} a message part {{"type": "{what}"}}'
+            )
+    if not found:
+        return text, ()
+    layout = processor.layout
+    alone = len(images) == 1
+    stills = [layout.image(image, alone) for image in images]
+    films = [layout.video(clip) for clip in clips]
+    sources = {marks[0]: iter(stills), marks[1]: iter(films)}
+    visuals = tuple(next(sources[mark]) for mark in found)
+    made = iter(visuals)
+    return re.sub(pattern, lambda _: next(made).text, text), visuals
+
+
+def _runs(places: Index) -> list[tuple[int, int]]:
+    """Group ascending places into runs without a gap: (first place, how many)."""
+    edges = np.flatnonzero(np.diff(places) != 1) + 1
+    return [(int(run[0]), len(run)) for run in np.split(places, edges)]
+
+
 def _check_length(length: int, manifest: Manifest) -> None:
     """Refuse an empty prompt, and one that is longer than the model's positions."""
     most = manifest.model.max_position
@@ -170,14 +273,4 @@ def _check_length(length: int, manifest: Manifest) -> None:
         raise InputError(
             f"prompt | got {length} tokens | expected 1 to {most}, the positions of the model | "
             + ("shorten it" if length else "write one")
-        )
-
-
-def _check_pixels(pixels: Array, vision: VisionSpec) -> None:
-    """Refuse pixels of a size that the vision graph was not exported for."""
-    if pixels.shape[2:] != vision.image_size:
-        raise InputError(
-            f"images | got {list(pixels.shape[2:])} pixels after preprocessing | expected "
-            f"{list(vision.image_size)} | export the bundle again: its preprocessing and its "
-            "vision graph disagree"
         )

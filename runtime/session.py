@@ -80,6 +80,7 @@ class Session:
         self,
         *,
         images: Any = None,
+        videos: Any = None,
         prompt: str | None = None,
         messages: Messages | None = None,
         **options: Unpack[Options],
@@ -88,7 +89,8 @@ class Session:
 
         Args:
             images: One image or a sequence of them: paths, Pillow images or uint8 arrays.
-            prompt: Used as it is, with one image placeholder for each image.
+            videos: One video or a sequence of them; a video is a list of images, its frames.
+            prompt: Used as it is, with one placeholder for each image and video.
             messages: A conversation for the chat template, in place of a prompt.
             options: See `Options`.
 
@@ -99,13 +101,14 @@ class Session:
         """
         request = make_request(self.bundle.manifest, options)
         clock = Clock()
-        read = self._read(clock, images=images, prompt=prompt, messages=messages)
+        read = self._read(clock, images=images, videos=videos, prompt=prompt, messages=messages)
         return drain(self._events(request, read, clock), request.stream)[0]
 
     def stream(
         self,
         *,
         images: Any = None,
+        videos: Any = None,
         prompt: str | None = None,
         messages: Messages | None = None,
         **options: Unpack[Options],
@@ -122,7 +125,7 @@ class Session:
         """
         request = make_request(self.bundle.manifest, options)
         clock = Clock()
-        read = self._read(clock, images=images, prompt=prompt, messages=messages)
+        read = self._read(clock, images=images, videos=videos, prompt=prompt, messages=messages)
         results = yield from pieces(self._events(request, read, clock), request.stream)
         return results[0]
 
@@ -166,7 +169,7 @@ class Session:
         """Answer several prompts of equal layout at once.
 
         Args:
-            prompts: The `images`, `prompt` or `messages` of each, as `generate` takes them.
+            prompts: The `images`, `videos`, `prompt` or `messages` of each, as for `generate`.
             options: See `Options`; the same for all.
 
         Raises:
@@ -210,15 +213,22 @@ class Session:
         self.close()
 
     def _read(
-        self, clock: Clock, *, images: Any, prompt: str | None, messages: Messages | None
+        self,
+        clock: Clock,
+        *,
+        images: Any,
+        videos: Any,
+        prompt: str | None,
+        messages: Messages | None,
     ) -> Prompt:
-        """Turn text and images into embeddings."""
+        """Turn text, images and videos into embeddings."""
         return prompt_from_text(
             self.chain,
             self.bundle.manifest,
             self.processor,
             clock,
             images=images,
+            videos=videos,
             prompt=prompt,
             messages=messages,
         )
@@ -242,7 +252,7 @@ class Session:
 
 def _parts(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """Read one prompt of a batch."""
-    names = ("images", "prompt", "messages")
+    names = ("images", "videos", "prompt", "messages")
     unknown = sorted(set(prompt) - set(names))
     if unknown:
         raise InputError(

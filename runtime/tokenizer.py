@@ -106,6 +106,20 @@ class Tokenizer:
             )
         return int(index)
 
+    def text_of(self, token: int) -> str:
+        """Give the exact text of one token.
+
+        Raises:
+            BundleError: The vocabulary has no such id.
+        """
+        text = self._backend.id_to_token(token)
+        if text is None:
+            raise BundleError(
+                f"tokenizer.json | got no token {token} | expected the placeholder that "
+                "bundle.json names | export the bundle again"
+            )
+        return str(text)
+
     @property
     def vocab_size(self) -> int:
         """Number of ids, added tokens among them."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from sparsevlm_trt.export.checkpoint import Checkpoint
-from sparsevlm_trt.export.families import causal_lm, llava
+from sparsevlm_trt.export.families import causal_lm, llava, llava_next, llava_onevision
 from sparsevlm_trt.export.families.family import Family
 from sparsevlm_trt.runtime.errors import ExportError
 
@@ -16,6 +16,8 @@ __all__ = ["FAMILIES", "open_family"]
 FAMILIES: dict[str, Callable[[Checkpoint, torch.dtype], Family]] = {
     "llama": causal_lm.open_family,
     "llava": llava.open_family,
+    "llava_next": llava_next.open_family,
+    "llava_onevision": llava_onevision.open_family,
     "mistral": causal_lm.open_family,
     "qwen2": causal_lm.open_family,
     "qwen3": causal_lm.open_family,

@@ -1,4 +1,4 @@
-"""What the two sides are asked: a picture and a question, or seeded random embeddings."""
+"""What the two sides are asked: pictures and a question, or seeded random embeddings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ from numpy.typing import NDArray
 from sparsevlm_trt.runtime.boundary import Layout
 from sparsevlm_trt.runtime.errors import ParityError
 from sparsevlm_trt.runtime.generation import Result
+from sparsevlm_trt.runtime.prompt import read_prompt
 from sparsevlm_trt.runtime.session import Session
 from sparsevlm_trt.runtime.trace import Clock
+from sparsevlm_trt.runtime.visuals.visual import Visual
 
-__all__ = ["DEFAULT_QUESTION", "ParityPrompt", "ask", "make_prompts", "prompt_from_image"]
+__all__ = [
+    "DEFAULT_QUESTION",
+    "ParityPrompt",
+    "ask",
+    "make_prompts",
+    "prompt_from_image",
+    "prompt_from_visuals",
+]
 
 DEFAULT_QUESTION = "What is in this picture, and where?"
 # A bare language model has neither pictures nor, as a rule, a tokenizer.
@@ -31,10 +40,12 @@ class ParityPrompt:
     Attributes:
         label: Names it in the report.
         layout: Where its visual block lies.
-        text: The prompt's text with one placeholder, for the chain; None with embeddings.
-        images: The image; empty with embeddings.
-        ids: Token ids with one placeholder, `[n]` int64; None with embeddings.
-        pixels: `[1, 3, h, w]` float32; None with embeddings.
+        text: The prompt's text with its placeholders, for the chain; None with embeddings.
+        images: The images, for the chain.
+        videos: The videos, for the chain.
+        ids: Token ids with a placeholder for each visual token, `[S]` int64; None with
+            embeddings.
+        visuals: Images and videos as they were read, for the reference.
         embeds: `[S, N]` of the bundle's dtype; None with text.
         sha256: Hash of what is asked: ids and pixels, or embeddings.
     """
@@ -44,8 +55,9 @@ class ParityPrompt:
     sha256: str
     text: str | None = None
     images: tuple[Any, ...] = ()
+    videos: tuple[Any, ...] = ()
     ids: NDArray[np.int64] | None = None
-    pixels: NDArray[np.float32] | None = None
+    visuals: tuple[Visual, ...] = ()
     embeds: NDArray[Any] | None = None
 
 
@@ -87,51 +99,64 @@ def ask(session: Session, prompt: ParityPrompt, **options: Any) -> Result:
         )
         assert isinstance(answer, Result)
         return answer
-    return session.generate(images=list(prompt.images), prompt=prompt.text, **options)
+    return session.generate(
+        images=list(prompt.images), videos=list(prompt.videos), prompt=prompt.text, **options
+    )
 
 
-def prompt_from_image(session: Session, label: str, image: Any, text: str) -> ParityPrompt:
-    """Make a prompt of a text with one image placeholder.
+def prompt_from_visuals(
+    session: Session,
+    label: str,
+    text: str,
+    *,
+    images: Sequence[Any] = (),
+    videos: Sequence[Any] = (),
+) -> ParityPrompt:
+    """Make a prompt of a text with placeholders.
 
     Args:
         session: The bundle's session.
         label: Names the prompt in the report.
-        image: What `Session.generate` takes as one image.
         text: Used as it is.
+        images: What `Session.generate` takes.
+        videos: Likewise.
 
     Raises:
-        InputError: The image cannot be read, or the bundle has no tokenizer.
-        ParityError: There is not one placeholder.
+        InputError: As `Session.generate`.
     """
-    vision = session.bundle.manifest.vision
-    assert vision is not None
-    processor = session.processor
-    ids = np.array(processor.encode(text), np.int64)
-    pixels = processor.images([image])
-    places = np.flatnonzero(ids == vision.image_token_id)
-    if len(places) != 1:
-        raise ParityError(
-            f"prompt | got {len(places)} image placeholders in {text!r} | expected one | "
-            "check the bundle's chat template"
-        )
-    place = int(places[0])
-    layout = Layout(place, vision.num_visual, len(ids) - place - 1)
-    digest = hashlib.sha256(ids.tobytes() + pixels.tobytes()).hexdigest()
+    read = read_prompt(
+        session.bundle.manifest,
+        session.processor,
+        Clock(),
+        images=list(images),
+        videos=list(videos),
+        prompt=text,
+    )
+    digest = hashlib.sha256(read.ids.tobytes())
+    for visual in read.visuals:
+        for array in visual.inputs.values():
+            digest.update(np.ascontiguousarray(array).tobytes())
     return ParityPrompt(
         label=label,
-        layout=layout,
-        sha256=digest,
+        layout=read.layout,
+        sha256=digest.hexdigest(),
         text=text,
-        images=(image,),
-        ids=ids,
-        pixels=pixels,
+        images=tuple(images),
+        videos=tuple(videos),
+        ids=read.ids,
+        visuals=read.visuals,
     )
+
+
+def prompt_from_image(session: Session, label: str, image: Any, text: str) -> ParityPrompt:
+    """Make a prompt of a text with one image placeholder; see `prompt_from_visuals`."""
+    return prompt_from_visuals(session, label, text, images=[image])
 
 
 def _render(session: Session, question: str) -> str:
     """A question about an image, in the model's own form where the bundle knows it."""
     if session.processor.chat is None:
-        return f"USER: <image>\n{question} ASSISTANT:"
+        return f"USER: {session.processor.placeholders[0]}\n{question} ASSISTANT:"
     parts = [{"type": "image"}, {"type": "text", "text": question}]
     return session.processor.render([{"role": "user", "content": parts}])
 

@@ -5,7 +5,7 @@ rounds them: the rounding of weights was asked for and is the same on both sides
 is the error of the bundle's own arithmetic. PyTorch's half-precision arithmetic on a CPU rounds in
 its own places, and would be a second party with an error, not a reference.
 
-Dims: S tokens, N hidden size, P prefix tokens, I images.
+Dims: S tokens, N hidden size.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     GenerationConfig,
-    LlavaForConditionalGeneration,
 )
 from transformers.utils import logging
 
 from sparsevlm_trt.export.checkpoint import Checkpoint
+from sparsevlm_trt.export.parity.hf_inputs import hf_inputs
 from sparsevlm_trt.export.parity.prompts import ParityPrompt
 from sparsevlm_trt.runtime.errors import ParityError
 from sparsevlm_trt.runtime.manifest import Manifest
@@ -50,9 +51,7 @@ class ReferenceModel:
         """
         source = Checkpoint(checkpoint)
         _check_same_model(source, manifest)
-        loader: Any = AutoModelForCausalLM
-        if manifest.model.model_type == "llava":
-            loader = LlavaForConditionalGeneration
+        loader: Any = AutoModelForImageTextToText if manifest.vision else AutoModelForCausalLM
         with _no_progress_bar():
             self.model: Any = loader.from_pretrained(
                 source.path,
@@ -66,12 +65,6 @@ class ReferenceModel:
         self.decoder: Any = self.model.get_decoder()
 
     @torch.no_grad()
-    def image_features(self, pixel_values: Tensor) -> Tensor:
-        """Pixels `[I, 3, h, w]` to image features `[I, V, N]`."""
-        outputs = self.model.get_image_features(pixel_values=pixel_values, return_dict=True)
-        return torch.stack(list(outputs.pooler_output))
-
-    @torch.no_grad()
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids `[B, S]` to embeddings `[B, S, N]`."""
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
@@ -83,17 +76,19 @@ class ReferenceModel:
         logits: Tensor = self.model.get_output_embeddings()(self.decoder.norm(hidden))
         return logits
 
+    @torch.no_grad()
     def prompt_embeds(self, prompt: ParityPrompt) -> Tensor:
-        """The prompt as the first layer sees it, `[1, S, N]`."""
+        """The prompt as the first layer sees it, `[1, S, N]`, by transformers' own `forward`."""
         if prompt.embeds is not None:
             return torch.from_numpy(prompt.embeds.astype(np.float32))[None]
-        assert prompt.ids is not None
-        assert prompt.pixels is not None
-        start = prompt.layout.prefix
-        words = self.embed(torch.from_numpy(prompt.ids)[None])[0]
-        features = self.image_features(torch.from_numpy(prompt.pixels)).flatten(0, 1)
-        # One placeholder stands for the block of one image.
-        return torch.cat([words[:start], features, words[start + 1 :]])[None]
+        hook = self.decoder.register_forward_pre_hook(_catch, with_kwargs=True)
+        try:
+            self.model(**self._inputs(prompt))
+        except _CaughtError as caught:
+            return caught.embeds
+        finally:
+            hook.remove()
+        raise AssertionError("transformers' model did not call its decoder")
 
     @torch.no_grad()
     def generate(self, prompt: ParityPrompt, num_tokens: int) -> tuple[list[int], np.ndarray]:
@@ -106,26 +101,32 @@ class ReferenceModel:
             output_logits=True,
             return_dict_in_generate=True,
         )
-        inputs: dict[str, Tensor]
         if prompt.embeds is not None:
             inputs = {"inputs_embeds": self.prompt_embeds(prompt)}
-            length = prompt.layout.length
         else:
-            assert prompt.ids is not None
-            assert prompt.pixels is not None
-            start, count = prompt.layout.prefix, prompt.layout.num_visual
-            ids = prompt.ids
-            block = np.full(count, ids[start])
-            spread = np.concatenate([ids[:start], block, ids[start + 1 :]])[None]
-            inputs = {
-                "input_ids": torch.from_numpy(spread),
-                "pixel_values": torch.from_numpy(prompt.pixels),
-            }
-            length = spread.shape[1]
-        mask = torch.ones(1, length, dtype=torch.int64)
+            inputs = self._inputs(prompt)
+        mask = torch.ones(1, prompt.layout.length, dtype=torch.int64)
         made = self.model.generate(**inputs, attention_mask=mask)
         tokens = made.sequences[0, -num_tokens:].tolist()
         return tokens, torch.cat(list(made.logits)).float().numpy()
+
+    def _inputs(self, prompt: ParityPrompt) -> dict[str, Tensor]:
+        """A prompt of text and images in transformers' own arrays."""
+        assert prompt.ids is not None
+        pixels = hf_inputs(self.model.config.model_type, prompt.visuals)
+        return {"input_ids": torch.from_numpy(prompt.ids)[None], **pixels}
+
+
+class _CaughtError(Exception):
+    """Carries what the decoder was called with: nothing after it need be run."""
+
+    def __init__(self, embeds: Tensor) -> None:
+        super().__init__()
+        self.embeds = embeds
+
+
+def _catch(_decoder: Any, _args: Any, given: dict[str, Any]) -> None:
+    raise _CaughtError(given["inputs_embeds"])
 
 
 def _check_same_model(source: Checkpoint, manifest: Manifest) -> None:

@@ -19,6 +19,7 @@ from sparsevlm_ops.prune import prune_step
 from sparsevlm_ops.raters import rater_mask, rater_scores
 from sparsevlm_ops.scoring import visual_scores
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
+from sparsevlm_trt.export.parity.vision_reference import vision_reference
 from sparsevlm_trt.runtime.manifest import Manifest, StageSpec
 from sparsevlm_trt.runtime.runner import Array
 
@@ -60,7 +61,7 @@ class TorchGraphs:
             scores = rater_scores(given["visual_embeds"], given["text_embeds"])
             made = {"rater_scores": scores, "rater_mask": rater_mask(scores)}
         elif graph == "vision":
-            made = {"image_features": self._reference.image_features(given["pixel_values"])}
+            made = vision_reference(self._reference.model, given)
         elif graph == "embed":
             made = {"inputs_embeds": self._reference.embed(given["input_ids"])}
         else:

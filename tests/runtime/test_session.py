@@ -101,7 +101,7 @@ def test_an_answer_and_its_trace(session):
     assert result.finish_reason == "length"
     assert len(trace.decode_ms) == len(trace.host_decode_ms) == 5
     steps = [step for step, _ in trace.timings_ms]
-    assert steps[:4] == ["tokenize", "images", "vision", "embed"]
+    assert steps[:4] == ["images", "tokenize", "vision", "embed"]
     assert steps[-1] == "head"
     lengths = [4 + 12, *(4 + step.num_visual_out for step in trace.stages)]
     assert list(trace.cache_lengths) == [length + 5 for length in lengths]
