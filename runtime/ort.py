@@ -13,6 +13,12 @@ from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.device_array import DeviceArray, Tensor
 from sparsevlm_trt.runtime.errors import RunnerError
 from sparsevlm_trt.runtime.ort_memory import OrtMemory
+from sparsevlm_trt.runtime.ort_providers import (
+    ON_CUDA,
+    check_providers,
+    load_cuda,
+    merged_options,
+)
 from sparsevlm_trt.runtime.runner import Array
 from sparsevlm_trt.runtime.threads import allowed_cpus
 
@@ -23,16 +29,6 @@ __all__ = ["OnnxRuntimeRunner"]
 _BIND_BYTES = 1 << 20
 
 _MESSAGE_LENGTH = 300  # characters
-
-_PACKAGES = {
-    "CUDAExecutionProvider": "onnxruntime-gpu",
-    "TensorrtExecutionProvider": "onnxruntime-gpu and TensorRT",
-    "OpenVINOExecutionProvider": "onnxruntime-openvino",
-    "DmlExecutionProvider": "onnxruntime-directml",
-}
-
-# Providers whose graphs read and write a GPU's memory.
-_ON_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 # ONNX Runtime's names of the types that graphs have.
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -60,6 +56,7 @@ class OnnxRuntimeRunner:
         providers: Sequence[str] = ("CPUExecutionProvider",),
         threads: int | None = None,
         resident: bool | None = None,
+        provider_options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Check the providers and make the thread pool.
 
@@ -69,6 +66,8 @@ class OnnxRuntimeRunner:
                 the pool that is there.
             resident: Whether hidden states and caches stay in the provider's own memory; None:
                 on a GPU. On the CPU it changes nothing but the way that arrays are handed over.
+            provider_options: ONNX Runtime's own options by provider, such as
+                `{"CUDAExecutionProvider": {"device_id": 1}}`.
 
         Raises:
             RunnerError: ONNX Runtime or a provider is not installed, or the pool is there already
@@ -82,16 +81,20 @@ class OnnxRuntimeRunner:
                 "pip install onnxruntime"
             ) from error
         self._ort = onnxruntime
-        self._providers = _check_providers(providers, onnxruntime.get_available_providers())
+        available = onnxruntime.get_available_providers()
+        self._providers = check_providers(providers, available)
         _share_pool(onnxruntime, threads)
         self._sessions: dict[str, Any] = {}
         self._outputs: dict[str, dict[str, str]] = {}
         first = self._providers[0]
         self.device = first.removesuffix("ExecutionProvider").lower()
-        on_cuda = first in _ON_CUDA
+        on_cuda = first in ON_CUDA
+        self._notes = load_cuda(onnxruntime) if on_cuda else ""
+        self._options = merged_options(self._providers, provider_options or {})
         self._memory: OrtMemory | None = None
         if on_cuda if resident is None else resident:
-            self._memory = OrtMemory(onnxruntime, "cuda" if on_cuda else "cpu")
+            ordinal = int(self._options[0].get("device_id", 0))
+            self._memory = OrtMemory(onnxruntime, "cuda" if on_cuda else "cpu", ordinal)
 
     def load(self, bundle: Bundle, graphs: Sequence[str]) -> None:
         """Open a session for each graph; see `Runner.load`."""
@@ -104,7 +107,10 @@ class OnnxRuntimeRunner:
         for graph in graphs:
             try:
                 session = self._ort.InferenceSession(
-                    str(bundle.graph_path(graph)), options, providers=self._providers
+                    str(bundle.graph_path(graph)),
+                    options,
+                    providers=self._providers,
+                    provider_options=self._options,
                 )
             except Exception as error:  # ONNX Runtime's own classes share no public base
                 raise RunnerError(
@@ -158,7 +164,8 @@ class OnnxRuntimeRunner:
         if missing:
             raise RunnerError(
                 f"graph {graph} | got {', '.join(in_use)} | expected {', '.join(missing)}, which "
-                "is installed but did not start | check its driver and libraries, or leave it out"
+                f"is installed but did not start{self._notes} | check its driver and libraries "
+                "(pip install 'onnxruntime-gpu[cuda,cudnn]'), or leave it out"
             )
 
     def _run_bound(
@@ -209,20 +216,6 @@ class OnnxRuntimeRunner:
     ) -> None:
         """Close."""
         self.close()
-
-
-def _check_providers(wanted: Sequence[str], available: Sequence[str]) -> list[str]:
-    """Return the providers to use, the CPU last, or say which is not there and what brings it."""
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-    missing = [name for name in wanted if name not in available]
-    if missing:
-        package = _PACKAGES.get(missing[0], "an onnxruntime build that has it")
-        raise RunnerError(
-            f"runner onnxruntime | got provider {', '.join(missing)} | expected of: "
-            f"{', '.join(available)} | install {package}"
-        )
-    cpu = "CPUExecutionProvider"
-    return [*(name for name in wanted if name != cpu), cpu]
 
 
 def _share_pool(onnxruntime: Any, threads: int | None) -> None:
