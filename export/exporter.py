@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 
 import onnx_ir as ir
@@ -33,6 +32,7 @@ from sparsevlm_trt.runtime.manifest import (
     StageSpec,
     TensorSpec,
 )
+from sparsevlm_trt.runtime.packages import installed_version
 
 __all__ = ["export_bundle"]
 
@@ -126,7 +126,8 @@ def export_bundle(
             graphs=graphs,
             links=links,
             files=writer.files,
-            tools={name: metadata.version(name) for name in _TOOLS},
+            # Sources that are not installed have no version.
+            tools={name: installed_version(name) or "none" for name in _TOOLS},
         )
         return writer.finish(manifest)
 

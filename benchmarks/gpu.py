@@ -1,0 +1,406 @@
+"""Time the chain on a GPU against transformers, and compare their tokens, in one process.
+
+    python benchmarks/gpu.py RESULT.json [--shape-bundle DIR] [--demo CHECKPOINT] [--device cuda]
+
+*Shape*: a bundle of `benchmarks/shape_bundle.py` (LLaVA-1.5-7B's shape, noise for weights,
+float16). Every round runs every budget and transformers' own model once, so that a drift of the
+machine hits all alike: vision, prefill and decode, at batch 1 and at a larger one; memory; which
+kernels the time went to; which nodes fell back to the CPU.
+*Demo*: the trained demo model. Tokens and kept patches of the float16 chain on the device against
+the same bundle on the CPU; tokens against transformers in float16 on the device and in float32 on
+the CPU.
+
+Every section has a time limit, and what one of them loses is its own. PyTorch is imported first:
+it brings the CUDA libraries that ONNX Runtime needs.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch  # before anything that loads onnxruntime
+
+from gpu_chain import (  # isort: skip
+    median_of,
+    open_session,
+    placement,
+    prompt_embeds,
+    timed,
+    used_gpu_bytes,
+)
+from gpu_torch import TorchModel
+from shape_bundle import SHAPES, fill
+
+from sparsevlm_trt.runtime import Session
+from sparsevlm_trt.runtime.packages import installed_version
+from sparsevlm_trt.runtime.threads import allowed_cpus
+
+BUDGETS = (None, 192, 128, 64)
+SAMPLE = Path(__file__).parents[1] / "examples/digits-vlm/sample"
+PACKAGES = ("torch", "transformers", "onnxruntime", "onnxruntime-gpu", "numpy")
+_KERNELS = 14  # rows of the profile
+
+
+class Report:
+    """The result so far: written after every section."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin at a path."""
+        self.path = path
+        self.values: dict[str, Any] = {}
+
+    @contextmanager
+    def section(self, name: str, seconds: int) -> Iterator[dict[str, Any]]:
+        """Run a section for at most so long; keep what it found, and its error if it fails."""
+        found: dict[str, Any] = {}
+        self.values[name] = found
+        started = time.perf_counter()
+        signal.signal(signal.SIGALRM, _too_long)
+        signal.alarm(seconds)
+        click.echo(f"-- {name}", err=True)
+        try:
+            yield found
+        except Exception as error:  # the next section may still work
+            found["error"] = f"{type(error).__name__}: {error}"
+            click.echo(traceback.format_exc(), err=True)
+        finally:
+            signal.alarm(0)
+            found["seconds"] = round(time.perf_counter() - started, 1)
+            click.echo(f"   {found['seconds']} s", err=True)
+            self.write()
+
+    def write(self) -> None:
+        """Save as JSON."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.values, indent=1, sort_keys=True) + "\n")
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError("the section's time is over")
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures are taken on."""
+    facts: dict[str, Any] = {name: installed_version(name) for name in PACKAGES}
+    facts |= {"python": platform.python_version(), "cores": allowed_cpus(), "device": device}
+    if device == "cuda":
+        facts |= {
+            "gpu": torch.cuda.get_device_name(0),
+            "gpu_bytes": torch.cuda.get_device_properties(0).total_memory,
+            "cuda": torch.version.cuda,
+        }
+    return facts
+
+
+def spell(budget: int | None) -> str:
+    """A budget as a key."""
+    return "none" if budget is None else str(budget)
+
+
+def measure_shape(
+    found: dict[str, Any],
+    session: Session,
+    baseline: Callable[[], TorchModel],
+    *,
+    rounds: int,
+    steps: int,
+    num_text: int,
+    batch: int,
+) -> TorchModel | None:
+    """Budgets in turn, then in rounds with transformers between them; returns its model."""
+    assert session.bundle.manifest.vision is not None
+    num_visual = session.bundle.manifest.vision.num_visual
+    found |= {"text": num_text, "visual": num_visual, "steps": steps, "rounds": rounds}
+    found["batch"] = batch
+    # From the smallest up: what is used after each is that budget's peak.
+    peaks = found["used_gpu_bytes"] = {"loaded": used_gpu_bytes()}
+    for budget in reversed(BUDGETS):
+        timed(session, budget, num_text, steps, batch)
+        peaks[spell(budget)] = used_gpu_bytes()
+    model = None
+    try:
+        model = baseline()
+        model.timed(num_text, num_visual, steps, batch)
+    except Exception as error:
+        found["transformers_error"] = f"{type(error).__name__}: {error}"
+    ours: dict[str, list[Any]] = {spell(budget): [] for budget in BUDGETS}
+    theirs: list[dict[str, float]] = []
+    for _ in range(rounds):
+        for budget in BUDGETS:
+            ours[spell(budget)].append(timed(session, budget, num_text, steps, batch))
+        if model is not None:
+            theirs.append(model.timed(num_text, num_visual, steps, batch))
+    found["chain"] = {name: median_of(samples) for name, samples in ours.items()}
+    if theirs:
+        names = theirs[0]
+        found["transformers"] = {
+            name: float(np.median([each[name] for each in theirs])) for name in names
+        } | {f"least_{name}": min(each[name] for each in theirs) for name in names}
+    if torch.cuda.is_available():
+        found["transformers_peak_bytes"] = torch.cuda.max_memory_allocated()
+    return model
+
+
+def measure_kernels(found: dict[str, Any], run: Callable[[], object]) -> None:
+    """Which kernels the device's time went to, by name."""
+    from torch.profiler import ProfilerActivity, profile
+
+    activity = ProfilerActivity.CUDA if torch.cuda.is_available() else ProfilerActivity.CPU
+    with profile(activities=[activity]) as profiled:
+        run()
+    rows = [
+        (event.key, event.count, event.self_device_time_total or event.self_cpu_time_total)
+        for event in profiled.key_averages()
+    ]
+    rows.sort(key=lambda row: -row[2])
+    found["total_us"] = sum(row[2] for row in rows)
+    found["launches"] = sum(row[1] for row in rows)
+    found["kernels"] = [[name[:120], count, us] for name, count, us in rows[:_KERNELS]]
+
+
+def measure_demo(
+    found: dict[str, Any], checkpoint: Path, bundle: Path, device: str, tokens: int
+) -> None:
+    """Tokens and decisions of the chain on the device against the three references."""
+    if not (bundle / "bundle.json").is_file():
+        from sparsevlm_trt.export import export_bundle
+
+        started = time.perf_counter()
+        export_bundle(checkpoint, bundle, dtype="float16", budget=192)
+        found["export_seconds"] = time.perf_counter() - started
+    questions = [
+        entry["question"] for entry in json.loads((SAMPLE / "questions.json").read_text())
+    ]
+    options: dict[str, Any] = {"max_new_tokens": tokens, "stop_tokens": ()}
+    answers: dict[str, dict[str, Any]] = {}
+    for where in (device, "cpu"):
+        with open_session(bundle, where) as session:
+            for budget in BUDGETS:
+                method = {"method": "none"} if budget is None else {"budget": budget}
+                for number, question in enumerate(questions):
+                    content = [{"type": "image"}, {"type": "text", "text": question}]
+                    result = session.generate(
+                        images=[str(SAMPLE / "scene.png")],
+                        messages=[{"role": "user", "content": content}],
+                        **options,
+                        **method,
+                    )
+                    key = f"{spell(budget)} {number}"
+                    answers.setdefault(key, {})[f"chain {where}"] = {
+                        "tokens": result.tokens,
+                        "text": result.text,
+                        "kept": [step.kept.tolist() for step in result.trace.stages],
+                        "logits": result.prefill_logits,
+                    }
+            if where == device:
+                prompts = [hf_inputs(session, question) for question in questions]
+                found["embeds_type"] = type(
+                    prompt_embeds(session, SAMPLE / "scene.png", questions[0])[0]
+                ).__name__
+    for where, dtype in ((device, "float16"), ("cpu", "float32")):
+        model = TorchModel.load(checkpoint, where, dtype)
+        for number, (ids, pixels) in enumerate(prompts):
+            made, logits = model.generate(ids, pixels, tokens)
+            answers[f"none {number}"][f"transformers {where} {dtype}"] = {
+                "tokens": made,
+                "logits": logits[0],
+            }
+    found["questions"] = questions
+    found["comparisons"] = compare(answers, f"chain {device}")
+    found["answers"] = {
+        key: {name: {k: v for k, v in each.items() if k in ("tokens", "text")}}
+        for key, sides in answers.items()
+        for name, each in sides.items()
+        if name == f"chain {device}"
+    }
+
+
+def hf_inputs(session: Session, question: str) -> tuple[np.ndarray, np.ndarray]:
+    """A prompt as transformers takes it: one placeholder for each visual token."""
+    vision = session.bundle.manifest.vision
+    assert vision is not None
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    text = session.processor.render([{"role": "user", "content": content}])
+    ids = np.array(session.processor.encode(text), np.int64)
+    times = np.where(ids == vision.image_token_id, vision.num_visual, 1)
+    pixels = session.processor.images([str(SAMPLE / "scene.png")])
+    return np.repeat(ids, times)[None], pixels
+
+
+def compare(answers: dict[str, dict[str, Any]], ours: str) -> dict[str, Any]:
+    """By reference and budget: equal tokens of all, the largest logit error, equal patches."""
+    result: dict[str, Any] = {}
+    for key, sides in answers.items():
+        mine = sides[ours]
+        for name, other in sides.items():
+            if name == ours:
+                continue
+            row = result.setdefault(
+                f"{key.split()[0]} vs {name}",
+                {"answers": 0, "equal_answers": 0, "tokens": 0, "equal_tokens": 0}
+                | {"logit_error": 0.0, "kept": 0, "equal_kept": 0},
+            )
+            same = [a == b for a, b in zip(mine["tokens"], other["tokens"], strict=True)]
+            before = same.index(False) if False in same else len(same)
+            row["answers"] += 1
+            row["equal_answers"] += before == len(same)
+            row["tokens"] += len(same)
+            row["equal_tokens"] += before  # behind the first difference they read other texts
+            error = float(np.abs(mine["logits"] - other["logits"]).max())
+            row["logit_error"] = max(row["logit_error"], error)
+            for one, another in zip(mine["kept"], other.get("kept", ()), strict=False):
+                row["kept"] += len(one)
+                row["equal_kept"] += len(set(one) & set(another))
+    return result
+
+
+def table(values: dict[str, Any]) -> str:
+    """The figures to read first."""
+    lines = []
+    for name, part in values.items():
+        if "chain" not in part:
+            continue
+        torch_row = part.get("transformers", {})
+        lines.append(
+            f"{name}: batch {part['batch']}, {part['visual']} + {part['text']} tokens, medians of "
+            f"{part['rounds']} rounds"
+        )
+        lines.append(
+            f"{'':>12} {'vision':>8} {'prefill':>8} {'x none':>7} {'x HF':>6} {'host':>6} "
+            f"{'decode':>7} {'x HF':>6} {'host':>6} {'KV MB':>7} {'GPU GB':>7}"
+        )
+        base = part["chain"]["none"]
+        for budget, row in part["chain"].items():
+            by_torch = {
+                kind: f"{torch_row[kind] / row[kind]:6.2f}" if torch_row else "     -"
+                for kind in ("prefill_ms", "decode_ms")
+            }
+            lines.append(
+                f"{budget:>12} {row['vision_ms']:8.2f} {row['prefill_ms']:8.2f} "
+                f"{base['prefill_ms'] / row['prefill_ms']:7.2f} {by_torch['prefill_ms']} "
+                f"{row['host_prefill_ms']:6.2f} {row['decode_ms']:7.3f} {by_torch['decode_ms']} "
+                f"{row['host_decode_ms']:6.3f} {row['kv_bytes'] / 1e6:7.1f} "
+                f"{part['used_gpu_bytes'][budget] / 1e9:7.2f}"
+            )
+        if torch_row:
+            lines.append(
+                f"{'transformers':>12} {torch_row['vision_ms']:8.2f} "
+                f"{torch_row['prefill_ms']:8.2f} {'':21} {torch_row['decode_ms']:7.3f}"
+            )
+    for name, row in values.get("demo", {}).get("comparisons", {}).items():
+        lines.append(
+            f"{name:<36} answers {row['equal_answers']}/{row['answers']}, tokens "
+            f"{row['equal_tokens']}/{row['tokens']}, kept {row['equal_kept']}/{row['kept']}, "
+            f"logits within {row['logit_error']:.3g}"
+        )
+    for graph, places in values.get("placement", {}).get("graphs", {}).items():
+        spelled = "; ".join(f"{name} {sum(ops.values())}" for name, ops in places.items())
+        copies = sum(ops.get(op, 0) for ops in places.values() for op in _COPIES)
+        lines.append(f"{graph:<24} {spelled}; copies {copies}")
+    errors = {name: part["error"] for name, part in values.items() if "error" in part}
+    lines += [f"FAILED {name}: {error}" for name, error in errors.items()]
+    return "\n".join(lines)
+
+
+_COPIES = ("MemcpyToHost", "MemcpyFromHost")
+
+
+@click.command()
+@click.argument("result", type=click.Path(path_type=Path))
+@click.option("--shape-bundle", type=click.Path(exists=True, path_type=Path))
+@click.option("--shape", type=click.Choice(sorted(SHAPES)), default="7b", show_default=True)
+@click.option("--demo", type=click.Path(exists=True, path_type=Path), help="Its checkpoint.")
+@click.option("--demo-bundle", type=click.Path(path_type=Path), help="Made there if missing.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@click.option("--rounds", default=7, show_default=True)
+@click.option("--steps", default=24, show_default=True, help="Decode steps.")
+@click.option("--text", "num_text", default=64, show_default=True, help="Tokens beside visual.")
+@click.option("--batch", default=8, show_default=True, help="Rows of the second timing.")
+def main(
+    result: Path,
+    shape_bundle: Path | None,
+    shape: str,
+    demo: Path | None,
+    demo_bundle: Path | None,
+    device: str,
+    rounds: int,
+    steps: int,
+    num_text: int,
+    batch: int,
+) -> None:
+    """Measure, write RESULT as JSON, and print a table."""
+    report = Report(result)
+    with report.section("machine", 30) as found:
+        found |= machine(device)
+    if demo is not None:
+        bundle = demo_bundle or demo.with_name(f"{demo.name}-float16")
+        with report.section("demo", 150) as found:
+            measure_demo(found, demo, bundle, device, tokens=16)
+    if shape_bundle is not None:
+        _shape_sections(report, shape_bundle, shape, device, rounds, steps, num_text, batch)
+    click.echo(" ".join(f"{name} {value}" for name, value in report.values["machine"].items()))
+    click.echo(table(report.values))
+
+
+def _shape_sections(
+    report: Report,
+    bundle: Path,
+    shape: str,
+    device: str,
+    rounds: int,
+    steps: int,
+    num_text: int,
+    batch: int,
+) -> None:
+    session: Session | None = None
+    with report.section("load", 120) as found:
+        if not (bundle / "graphs/weights").is_dir():
+            found["filled_bytes"] = fill(bundle)
+        started = time.perf_counter()
+        session = open_session(bundle, device)
+        found["session_seconds"] = time.perf_counter() - started
+    if session is None:
+        return
+    model: TorchModel | None = None
+    with report.section("shape", 100) as found:
+        model = measure_shape(
+            found,
+            session,
+            lambda: TorchModel.of_shape(SHAPES[shape](), device),
+            rounds=rounds,
+            steps=steps,
+            num_text=num_text,
+            batch=1,
+        )
+    for budget in (None, 64):
+        with report.section(f"kernels_{spell(budget)}", 40) as found:
+            measure_kernels(found, lambda b=budget: timed(session, b, num_text, 4, 1))
+    with report.section(f"batch_{batch}", 60) as found:
+        measure_shape(
+            found,
+            session,
+            lambda: model or TorchModel.of_shape(SHAPES[shape](), device),
+            rounds=max(1, rounds // 2),
+            steps=max(2, steps // 2),
+            num_text=num_text,
+            batch=batch,
+        )
+    with report.section("placement", 60) as found:
+        graphs = found["graphs"] = {}
+        stage = session.bundle.manifest.stages[0].graph
+        for name in ("vision", "raters", stage, "prune_sparsevlm", "head"):
+            graphs[name] = placement(session.bundle.graph_path(name), device)
+
+
+if __name__ == "__main__":
+    main()
