@@ -48,6 +48,7 @@ from sparsevlm_trt.runtime.threads import allowed_cpus
 BUDGETS = (None, 192, 128, 64)
 SAMPLE = Path(__file__).parents[1] / "examples/digits-vlm/sample"
 PACKAGES = ("torch", "transformers", "onnxruntime", "onnxruntime-gpu", "numpy")
+_QUESTIONS = 4  # of the sample: the CPU answers each of them several times
 _KERNELS = 14  # rows of the profile
 
 
