@@ -92,6 +92,11 @@ class DeviceArray:
         return cls(memory, pointer, shape, dtype, owner)
 
     @property
+    def owner(self) -> object:
+        """What holds the memory."""
+        return self._owner
+
+    @property
     def ndim(self) -> int:
         """How many axes."""
         return len(self.shape)

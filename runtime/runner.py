@@ -19,7 +19,11 @@ Array = NDArray[Any]
 
 # Name -> where its class lives; imported when opened, so that an engine nobody asks for costs
 # nothing and need not be installed.
-RUNNERS: dict[str, str] = {"onnxruntime": "sparsevlm_trt.runtime.ort:OnnxRuntimeRunner"}
+RUNNERS: dict[str, str] = {
+    "onnxruntime": "sparsevlm_trt.runtime.ort:OnnxRuntimeRunner",
+    "tensorrt": "sparsevlm_trt.runtime.tensorrt.runner:TensorRtRunner",
+    "tensorrt-rtx": "sparsevlm_trt.runtime.tensorrt.runner:TensorRtRtxRunner",
+}
 
 
 @runtime_checkable

@@ -69,7 +69,7 @@ def compiled(bundle_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     """A float16 bundle with its TensorRT-RTX engines, built once per run; copy it to damage it."""
     out = tmp_path_factory.mktemp("compiled") / "bundle"
     shutil.copytree(bundle_of("llava-llama", "float16"), out)
-    command = ["compile", str(out), "--target", "tensorrt-rtx", "--no-cache"]
+    command = ["compile", str(out), "--target", "tensorrt-rtx", "--no-cache", "--max-batch", "3"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     return out

@@ -29,6 +29,8 @@ def help_page(ctx: click.Context) -> None:
         command = group.get_command(root, name)
         assert command is not None
         parts.append(_section(f"sparsevlm {name}", command))
+        inner = command.commands if isinstance(command, click.Group) else {}
+        parts += [_section(f"sparsevlm {name} {key}", one) for key, one in inner.items()]
     click.echo("\n".join(parts), nl=False)
 
 

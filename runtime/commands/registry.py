@@ -40,6 +40,9 @@ COMMANDS: dict[str, CommandSpec] = {
     "compile": CommandSpec(
         f"{_RUNTIME}.compile:compile_bundle", "Build a bundle's TensorRT engines.", "tensorrt"
     ),
+    "engines": CommandSpec(
+        f"{_RUNTIME}.engines:engines", "List, verify and prune a bundle's engines."
+    ),
     "parity": CommandSpec(
         f"{_EXPORT}.parity_cli:parity",
         "Compare a bundle with its checkpoint in PyTorch.",

@@ -63,7 +63,7 @@ def test_every_graph_has_an_engine_and_a_record(compiled):
 
 def test_a_second_compile_builds_nothing(bundle):
     before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*.plan")}
-    result = sparsevlm("compile", bundle, *TARGET, "--no-cache", "--json")
+    result = sparsevlm("compile", bundle, *TARGET, "--no-cache", "--max-batch", 3, "--json")
     assert result.exit_code == 0, result.output
     engines = json.loads(result.stdout)["engines"]
     assert {one["how"] for one in engines.values()} == {"ready"}

@@ -1,0 +1,304 @@
+"""Where every tensor of a request lies on the device, step by step, before anything runs.
+
+Pure arithmetic: no GPU, no library. A request is a row of steps (graphs); a tensor lives from the
+step that makes it to the last one that reads it, and its place is given to others afterwards. Keys
+and values live from their stage's prefill to the end. A stage reads the used part of each cache
+and writes its new entries right behind it, in the same buffer.
+
+Dims: B batch, S tokens of a step, V visual tokens, T text tokens, R raters, H heads, N hidden
+size, W values of one cache entry, L cache length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sparsevlm_trt.runtime.engines.limits import Limits
+from sparsevlm_trt.runtime.manifest import Manifest
+from sparsevlm_trt.runtime.tensorrt.arena import Arena, Place, aligned
+
+__all__ = ["BufferPlan", "RequestShape", "Step", "Use", "forecast_bytes", "plan_buffers"]
+
+_INDEX, _FLOAT = 8, 4  # bytes of an int64 and of a float32
+
+
+@dataclass(frozen=True, slots=True)
+class RequestShape:
+    """What the sizes of a request follow from.
+
+    Attributes:
+        batch: Rows.
+        num_prefix: Tokens before the visual block.
+        num_visual: Tokens of the visual block, before pruning.
+        num_text: Tokens after it.
+        num_raters: Text tokens that judge.
+        num_new: Tokens to make at most.
+        visual_after: Visual tokens after each boundary, first to last; a boundary that does not
+            prune repeats the number before it.
+    """
+
+    batch: int
+    num_prefix: int
+    num_visual: int
+    num_text: int
+    num_raters: int
+    num_new: int
+    visual_after: tuple[int, ...]
+
+    def length(self, stage: int) -> int:
+        """Tokens that a stage reads in prefill."""
+        visual = (self.num_visual, *self.visual_after)[stage]
+        return self.num_prefix + visual + self.num_text
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A step's reading or writing of a part of a buffer: `place` counts from the block's start."""
+
+    tensor: str
+    buffer: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One graph of a request.
+
+    Attributes:
+        graph: Its name.
+        reads: Its inputs on the device.
+        writes: Its outputs there.
+        live: All buffers that hold something while it runs.
+    """
+
+    graph: str
+    reads: tuple[Use, ...]
+    writes: tuple[Use, ...]
+    live: tuple[tuple[str, Place], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BufferPlan:
+    """The steps of a request, and the bytes that hold them all."""
+
+    steps: tuple[Step, ...]
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class _Planner:
+    """Follows a request and keeps the books."""
+
+    manifest: Manifest
+    shape: RequestShape
+    arena: Arena
+    places: dict[str, Place] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+    def take(self, name: str, size_bytes: int) -> None:
+        """Reserve a buffer."""
+        place = self.arena.take(size_bytes)
+        assert place is not None  # the arena is as large as the forecast
+        self.places[name] = place
+
+    def free(self, *names: str) -> None:
+        """Give buffers back."""
+        for name in names:
+            self.arena.give_back(self.places.pop(name))
+
+    def use(self, tensor: str, buffer: str, start: int = 0, size: int | None = None) -> Use:
+        """Describe a part of a buffer, from byte `start` on."""
+        whole = self.places[buffer]
+        length = whole.size_bytes - start if size is None else size
+        assert 0 <= start <= start + length <= whole.size_bytes
+        return Use(tensor, buffer, Place(whole.offset + start, length))
+
+    def step(self, graph: str, reads: list[Use], writes: list[Use]) -> None:
+        """Note a step."""
+        live = tuple(sorted(self.places.items()))
+        self.steps.append(Step(graph, tuple(reads), tuple(writes), live))
+
+
+def plan_buffers(manifest: Manifest, shape: RequestShape) -> BufferPlan:
+    """Plan one request: prefill, then `num_new` - 1 decode steps.
+
+    Args:
+        manifest: Of the bundle.
+        shape: The request's sizes.
+    """
+    planner = _Planner(manifest, shape, Arena(_request_bytes(manifest, shape)))
+    _prefill(planner)
+    for number in range(shape.num_new - 1):
+        _decode(planner, number)
+    return BufferPlan(tuple(planner.steps), planner.arena.peak_bytes)
+
+
+def forecast_bytes(manifest: Manifest, limits: Limits) -> int:
+    """Bytes that no request within the limits needs more of, activations of engines apart."""
+    image = manifest.vision.num_visual if manifest.vision else 1
+    visual = max(2, min(image * limits.max_images, limits.max_prompt - 1))
+    raters = max(1, limits.max_prompt - min(image, limits.max_prompt - 1))
+    shape = RequestShape(
+        batch=limits.max_batch,
+        num_prefix=0,
+        num_visual=visual,
+        num_text=max(0, limits.max_prompt - visual),
+        num_raters=raters,
+        num_new=limits.max_new_tokens,
+        visual_after=(visual,) * (len(manifest.stages) - 1),
+    )
+    return _request_bytes(manifest, shape)
+
+
+def _request_bytes(manifest: Manifest, shape: RequestShape) -> int:
+    """Bound a request's bytes: the caches, and the largest set that lives beside them."""
+    stages = len(manifest.stages)
+    caches = sum(
+        2 * stage.num_layers * aligned(_cache_bytes(manifest, shape, number))
+        for number, stage in enumerate(manifest.stages)
+    )
+    longest = shape.num_prefix + max(shape.num_visual, *shape.visual_after, 0) + shape.num_text
+    votes = shape.batch * manifest.model.num_heads * shape.num_raters * shape.num_visual * _FLOAT
+    index = shape.batch * longest * _INDEX
+    hidden = aligned(_hidden_bytes(manifest, shape, longest))
+    vision = aligned(_hidden_bytes(manifest, shape, shape.num_visual))
+    small = 12 * aligned(index) + aligned(shape.batch * manifest.model.vocab_size * _FLOAT)
+    # Three hidden states at once: the prompt's, a stage's result, the pruned one.
+    return caches + 3 * hidden + vision + aligned(votes) + small + stages * aligned(1)
+
+
+def _prefill(planner: _Planner) -> None:
+    manifest, shape = planner.manifest, planner.shape
+    whole = shape.length(0)
+    planner.take("hidden", _hidden_bytes(manifest, shape, whole))
+    planner.take("positions", shape.batch * whole * _INDEX)
+    if manifest.vision is not None and shape.num_visual:
+        planner.take("features", _hidden_bytes(manifest, shape, shape.num_visual))
+        planner.step("vision", [], [planner.use("image_features", "features")])
+        planner.free("features")  # joined into the prompt
+    planner.step("embed", [], [planner.use("inputs_embeds", "hidden")])
+    for number, stage in enumerate(manifest.stages):
+        capacity = _cache_bytes(manifest, shape, number)
+        for name in _cache_names(planner, number):
+            planner.take(name, capacity)
+        length = shape.length(number)
+        is_last = number == len(manifest.stages) - 1
+        prunes = not is_last and shape.length(number + 1) < length
+        planner.take("result", _hidden_bytes(manifest, shape, length))
+        reads = [planner.use("hidden_states", "hidden"), planner.use("position_ids", "positions")]
+        writes = [planner.use("last_hidden_state", "result")]
+        if not is_last:
+            votes = shape.num_raters * shape.length(0) if prunes else 0
+            planner.take("votes", shape.batch * manifest.model.num_heads * votes * _FLOAT)
+            writes.append(planner.use("rater_attention", "votes"))
+        writes += _new_entries(planner, number, 0, length)
+        planner.step(stage.graph, reads, writes)
+        planner.free("hidden")
+        planner.places["hidden"] = planner.places.pop("result")
+        if prunes:
+            _prune(planner, number)
+        if not is_last:
+            planner.free("votes")
+    _head(planner)
+    planner.free("hidden", "positions")
+
+
+def _prune(planner: _Planner, number: int) -> None:
+    """The next sequence is made beside the old one, which goes."""
+    manifest, shape = planner.manifest, planner.shape
+    length = shape.length(number + 1)
+    planner.take("next", _hidden_bytes(manifest, shape, length))
+    planner.take("next_positions", shape.batch * length * _INDEX)
+    planner.take("decisions", shape.batch * shape.length(0) * 3 * _INDEX)
+    method = next(name for name in manifest.graphs if name.startswith("prune_"))
+    reads = [
+        planner.use("hidden_states", "hidden"),
+        planner.use("position_ids", "positions"),
+        planner.use("rater_attention", "votes"),
+    ]
+    writes = [
+        planner.use("next_hidden_states", "next"),
+        planner.use("next_position_ids", "next_positions"),
+        planner.use("kept_index", "decisions"),
+    ]
+    planner.step(method, reads, writes)
+    planner.free("hidden", "positions", "decisions")
+    planner.places["hidden"] = planner.places.pop("next")
+    planner.places["positions"] = planner.places.pop("next_positions")
+
+
+def _decode(planner: _Planner, number: int) -> None:
+    """One more token: a row through every stage, each cache longer by an entry."""
+    manifest, shape = planner.manifest, planner.shape
+    row = _hidden_bytes(manifest, shape, 1)
+    planner.take("hidden", row)
+    planner.take("positions", shape.batch * _INDEX)
+    planner.step("embed", [], [planner.use("inputs_embeds", "hidden")])
+    for index, stage in enumerate(manifest.stages):
+        length = shape.length(index) + number
+        planner.take("result", row)
+        reads = [planner.use("hidden_states", "hidden"), planner.use("position_ids", "positions")]
+        reads += _used_entries(planner, index, length)
+        writes = [planner.use("last_hidden_state", "result")]
+        writes += _new_entries(planner, index, length, 1)
+        planner.step(stage.graph, reads, writes)
+        planner.free("hidden")
+        planner.places["hidden"] = planner.places.pop("result")
+    _head(planner)
+    planner.free("hidden", "positions")
+
+
+def _head(planner: _Planner) -> None:
+    manifest, shape = planner.manifest, planner.shape
+    planner.take("logits", shape.batch * manifest.model.vocab_size * _FLOAT)
+    reads = [planner.use("hidden_states", "hidden")]
+    planner.step("head", reads, [planner.use("logits", "logits")])
+    planner.free("logits")
+
+
+def _used_entries(planner: _Planner, number: int, length: int) -> list[Use]:
+    """The caches of a stage as it reads them: row by row, the first `length` entries."""
+    return list(_entries(planner, number, 0, length, "past_key_values"))
+
+
+def _new_entries(planner: _Planner, number: int, length: int, count: int) -> list[Use]:
+    """Where a stage writes: `count` entries behind the first `length` of each row."""
+    return list(_entries(planner, number, length, count, "new_key_values"))
+
+
+def _entries(planner: _Planner, number: int, first: int, count: int, tensor: str) -> Iterator[Use]:
+    width = _entry_bytes(planner.manifest)
+    row = _capacity(planner.shape, number) * width
+    for name in _cache_names(planner, number):
+        for index in range(planner.shape.batch):
+            start = index * row + first * width
+            yield planner.use(f"{tensor}.{name}", name, start, count * width)
+
+
+def _cache_names(planner: _Planner, number: int) -> list[str]:
+    stage = planner.manifest.stages[number]
+    layers = range(stage.first, stage.stop)
+    return [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
+
+
+def _capacity(shape: RequestShape, stage: int) -> int:
+    """Entries of a stage's caches: as `Chain.prefill` reserves them."""
+    return shape.length(stage) + shape.num_new
+
+
+def _cache_bytes(manifest: Manifest, shape: RequestShape, stage: int) -> int:
+    return shape.batch * _capacity(shape, stage) * _entry_bytes(manifest)
+
+
+def _entry_bytes(manifest: Manifest) -> int:
+    model = manifest.model
+    return model.num_kv_heads * model.head_dim * _item_bytes(manifest)
+
+
+def _hidden_bytes(manifest: Manifest, shape: RequestShape, length: int) -> int:
+    return shape.batch * length * manifest.model.hidden_size * _item_bytes(manifest)
+
+
+def _item_bytes(manifest: Manifest) -> int:
+    return 4 if manifest.model.dtype == "float32" else 2
