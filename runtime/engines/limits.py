@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparsevlm_trt.runtime.errors import EngineError
-from sparsevlm_trt.runtime.manifest import Manifest
+from sparsevlm_trt.runtime.manifest import Manifest, VisionSpec
 
-__all__ = ["CAPACITY_STEP", "Limits"]
+__all__ = ["CAPACITY_STEP", "Limits", "largest_image"]
 
 # Tokens around the images of a prompt, and of an answer, that are room enough for most questions.
 _TEXT_TOKENS, _NEW_TOKENS = 448, 256
@@ -47,7 +47,7 @@ class Limits:
         Raises:
             EngineError: The model has too few positions, or the images alone fill the prompt.
         """
-        visual = manifest.vision.num_visual * max_images if manifest.vision else 0
+        visual = largest_image(manifest.vision)[0] * max_images if manifest.vision else 0
         room = manifest.model.max_position
         if max_new_tokens is None:
             max_new_tokens = min(_NEW_TOKENS, max(1, room // 4))
@@ -72,3 +72,22 @@ class Limits:
     def capacity(self) -> int:
         """Entries of the longest cache: prompt and answer, rounded up to `CAPACITY_STEP`."""
         return -(-(self.max_prompt + self.max_new_tokens) // CAPACITY_STEP) * CAPACITY_STEP
+
+
+def largest_image(vision: VisionSpec) -> tuple[int, int]:
+    """Bound what one image can become.
+
+    Returns:
+        Tokens of the prompt, and rows of the vision graph: crops, where the layout cuts.
+    """
+    tokens, rows = vision.num_visual, 1
+    most = vision.settings.get("max_tiles", 0)
+    for height, width in vision.resolutions:
+        down, across = height // vision.image_size[0], width // vision.image_size[1]
+        lines, columns = down * vision.grid[0], across * vision.grid[1]
+        shown = lines * columns
+        if most:  # larger maps are shrunk to about so many tiles
+            shown = min(shown, round(1.21 * most * vision.num_visual) + 1)
+        tokens = max(tokens, vision.num_visual + shown + lines)
+        rows = max(rows, 1 + down * across)
+    return tokens, rows

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sparsevlm_ops.cells import block_grid
 from sparsevlm_ops.methods import get_method
 from sparsevlm_ops.schedule import Schedule, stage_visual_counts
-from sparsevlm_trt.runtime.engines.limits import Limits
+from sparsevlm_trt.runtime.engines.limits import Limits, largest_image
 from sparsevlm_trt.runtime.errors import EngineError
 from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest
 
@@ -77,7 +77,8 @@ def graph_profiles(
 def _dims(manifest: Manifest, limits: Limits, graph: str) -> _Dims:
     """Bound every named dim that a graph's inputs can have."""
     image = manifest.vision.num_visual if manifest.vision else None
-    most_visual = image * limits.max_images if image else limits.max_prompt - 1
+    largest, rows = largest_image(manifest.vision) if manifest.vision else (0, 1)
+    most_visual = min(largest * limits.max_images or limits.max_prompt, limits.max_prompt - 1)
     usual_visual = min(image or most_visual, most_visual)
     # Raters are text, and something visual stands before them: one image, if images are known.
     most_text = max(1, limits.max_prompt - (image or 1))
@@ -96,7 +97,7 @@ def _dims(manifest: Manifest, limits: Limits, graph: str) -> _Dims:
         "num_raters": (int(prunes), min(_USUAL_RATERS, most_text), most_text),
         "num_text": (1, usual_text, most_text),
         "num_heads": (1, heads, heads),
-        "num_images": (1, 1, limits.max_images),
+        "num_images": (1, 1, rows * limits.max_images),
         "num_kept": (1, max(1, min(usual_visual // 3, kept)), max(1, kept)),
     }
 

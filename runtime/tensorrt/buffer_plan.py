@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sparsevlm_trt.runtime.engines.limits import Limits
+from sparsevlm_trt.runtime.engines.limits import Limits, largest_image
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.tensorrt.arena import Arena, Place, aligned
 
@@ -137,7 +137,8 @@ def plan_buffers(manifest: Manifest, shape: RequestShape) -> BufferPlan:
 def forecast_bytes(manifest: Manifest, limits: Limits) -> int:
     """Bytes that no request within the limits needs more of, activations of engines apart."""
     image = manifest.vision.num_visual if manifest.vision else 1
-    visual = max(2, min(image * limits.max_images, limits.max_prompt - 1))
+    largest = largest_image(manifest.vision)[0] if manifest.vision else limits.max_prompt
+    visual = max(2, min(largest * limits.max_images, limits.max_prompt - 1))
     raters = max(1, limits.max_prompt - min(image, limits.max_prompt - 1))
     shape = RequestShape(
         batch=limits.max_batch,

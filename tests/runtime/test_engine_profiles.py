@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsevlm_trt.runtime.bundle import Bundle
-from sparsevlm_trt.runtime.engines.limits import CAPACITY_STEP, Limits
+from sparsevlm_trt.runtime.engines.limits import CAPACITY_STEP, Limits, largest_image
 from sparsevlm_trt.runtime.engines.profiles import MAX_TOPK, graph_profiles
 from sparsevlm_trt.runtime.errors import EngineError
 
@@ -88,3 +88,10 @@ def test_an_unknown_dim_is_named(model):
     odd = replace(graph, inputs=(replace(graph.inputs[0], shape=("batch", "moons")),))
     with pytest.raises(EngineError, match="moons"):
         graph_profiles(replace(model, graphs={"embed": odd}), Limits.of(model), "embed")
+
+
+def test_an_image_cut_in_crops_is_bounded_by_its_largest_resolution(model):
+    vision = replace(model.vision, layout="anyres", resolutions=((112, 112), (56, 168)))
+    # The whole image, and 2x2 crops of 4x4 tokens with a newline behind each of 8 rows.
+    assert largest_image(vision) == (16 + 64 + 8, 5)
+    assert largest_image(model.vision) == (16, 1)

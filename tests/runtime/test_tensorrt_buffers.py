@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.manifest import Manifest, StageSpec
 from sparsevlm_trt.runtime.tensorrt.arena import ALIGNMENT, Arena
@@ -19,19 +19,16 @@ from sparsevlm_trt.runtime.tensorrt.buffer_plan import (
     plan_buffers,
 )
 
-SAMPLE = Path(__file__).with_name("samples") / "bundle.json"
-
 
 @pytest.fixture(scope="module")
-def model() -> Manifest:
+def model(bundle_of) -> Manifest:
     """A real manifest, cut twice, with caches wide enough to tell their sizes apart."""
-    sample = Manifest.from_text(SAMPLE.read_text())
+    sample = Bundle.open(bundle_of(), verify=False).manifest
     return replace(
         sample,
         model=replace(sample.model, num_layers=5, num_heads=2, num_kv_heads=2, head_dim=32),
         vision=replace(sample.vision, num_visual=12, grid=(3, 4)),
         stages=(StageSpec("stage_0", 0, 2), StageSpec("stage_1", 2, 4), StageSpec("s", 4, 5)),
-        graphs={**sample.graphs, "prune_sparsevlm": sample.graphs["embed"]},
     )
 
 
