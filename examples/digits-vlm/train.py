@@ -12,25 +12,27 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import align
 import alignment
 import numpy as np
 import torch
-from data import KINDS, DigitSamples, Scene, load_samples, make_scene
+from base_weights import GRIDS
+from data import KINDS, DigitSamples, Scene, load_samples
 from packages import DEFAULT_CACHE
+from scene_batches import SceneBatches
 from torch.nn import functional
 from trainee import Trainee, evaluate
 
 WEIGHTS = Path(__file__).parent / "weights"
-BATCH_IMAGES = 2
-ALIGN_BATCH = 8
+BATCH_IMAGES = 4
 HELDOUT_QUESTIONS = 12  # per scene, in a report
 QUESTIONS_PER_IMAGE = 14
 PROJECTOR_RATE = 3e-4
 CLIP_NORM = 1.0
 SAVE_SECONDS = 180
-LOG_IMAGES = 40
-ALIGN_IMAGES = {144: 800, 576: 800}
-ALIGN_EPOCHS = 8
+LOG_IMAGES = 100
+ALIGN_IMAGES = 9000
+ALIGNED = "aligned"  # names the weights after stage 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,16 @@ class Phase:
 
     Attributes:
         name: Names the files of the phase.
+        after: Whose weights it starts from: an earlier phase, or `ALIGNED`.
         num_visual: Visual tokens per image.
-        num_shown: How many of them training shows; fewer cost less, and what is learnt is the
-            same. Held-out questions always see all of them.
+        num_shown: How many of them training shows. Held-out questions always see all of them.
         is_spoken: Whether training shows what a perfect projector would say, not the picture.
         images: Fresh training images in this phase.
         lora_rate: Peak learning rate of the adapters.
     """
 
     name: str
+    after: str
     num_visual: int
     num_shown: int
     images: int
@@ -55,12 +58,12 @@ class Phase:
     is_spoken: bool = False
 
 
+# Few tokens are cheap: the language model learns there how to look things up. The pictures come
+# whole, so that no model here ever learns to do without some of its visual tokens.
 PHASES = (
-    Phase("spoken-576", 576, 24, 640, 8e-4, is_spoken=True),
-    Phase("sparse-576", 576, 48, 600, 5e-4),
-    Phase("denser-576", 576, 96, 200, 4e-4),
-    Phase("digits-vlm-144", 144, 144, 160, 3e-4),
-    Phase("digits-vlm-576", 576, 576, 80, 2e-4),
+    Phase("spoken", ALIGNED, 576, 24, 2000, 1e-3, is_spoken=True),
+    Phase("digits-vlm-576", "spoken", 576, 576, 400, 4e-4),
+    Phase("digits-vlm-144", "spoken", 144, 144, 400, 4e-4),
 )
 
 
@@ -78,32 +81,6 @@ class Log:
         print(line, flush=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-
-def align(samples: dict[str, DigitSamples], seed: int, cache: Path, log: Log, out: Path) -> None:
-    """Stage 0 at both resolutions at once; writes the first weights to `out`."""
-    parts, held_out = [], {}
-    for num_visual, count in ALIGN_IMAGES.items():
-        trainee = Trainee.from_packages(num_visual, cache)
-        for split, first, stop in (("train", 0, count), ("heldout", 0, 40)):
-            found = []
-            for start in range(first, stop, ALIGN_BATCH):
-                indices = range(start, min(start + ALIGN_BATCH, stop))
-                scenes = [make_scene(samples[split], seed, split, i) for i in indices]
-                found.append(alignment.patch_set(scenes, trainee.see(scenes)))
-            if split == "train":
-                parts += [alignment.balance(part) for part in found]
-            else:
-                held_out[num_visual] = alignment.concatenate(found)
-        log(event="features", num_visual=num_visual, images=count)
-    patches = alignment.concatenate(parts)
-    words = alignment.word_vectors(trainee.embeddings, trainee.tokenizer)
-    alignment.fold_in_standardisation(trainee.projector, patches.features)
-    loss = alignment.fit(trainee.projector, patches, words, ALIGN_EPOCHS)
-    for num_visual, held in held_out.items():
-        said = alignment.readable(trainee.projector, held, words)
-        log(event="aligned", loss=loss, num_visual=num_visual, **said)
-    trainee.save(out, ALIGN_IMAGES[144])
 
 
 def rate(progress: float) -> float:
@@ -132,11 +109,10 @@ def run_phase(
 ) -> None:
     """Train one phase, from its saved state when there is one, and write its weights."""
     state_file = args.work / f"{phase.name}.pt"
-    adapters = [p for a in trainee.adapters.values() for p in (a.down, a.up)]
     optimizer = torch.optim.AdamW(
         [
             {"params": list(trainee.projector.parameters()), "peak": PROJECTOR_RATE},
-            {"params": adapters, "peak": phase.lora_rate},
+            {"params": trainee.parameters_of("language_model"), "peak": phase.lora_rate},
         ],
         betas=(0.9, 0.98),
         weight_decay=0.0,
@@ -148,27 +124,33 @@ def run_phase(
         for parameter, value in zip(_learning(optimizer), state["parameters"], strict=True):
             parameter.data.copy_(value)
         done = state["done"]
-    scenes = [make_scene(samples["heldout"], args.seed, "heldout", i) for i in range(args.heldout)]
+    held_out = SceneBatches(
+        samples["heldout"], args.seed, "heldout", 0, args.heldout, BATCH_IMAGES
+    )
+    scenes = [scene for batch in held_out.draw(args.workers) for scene in batch]
+    first, left = first_image + done, phase.images - done
+    training = SceneBatches(samples["train"], args.seed, "train", first, left, BATCH_IMAGES)
+    batches = training.draw(args.workers)
     words = alignment.word_vectors(trainee.embeddings, trainee.tokenizer)
     saved, losses = time.monotonic(), []
     while done < phase.images:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate(done / phase.images)
+        seen = next(batches)
         rng = np.random.default_rng([args.seed, first_image + done])  # resuming changes nothing
-        indices = range(first_image + done, first_image + done + BATCH_IMAGES)
-        seen = [make_scene(samples["train"], args.seed, "train", index) for index in indices]
         chosen = [rng.permutation(len(s.questions))[:QUESTIONS_PER_IMAGE].tolist() for s in seen]
-        digits, colors, cells = alignment.label_patches(seen, phase.num_visual)
-        kept = [alignment.choose_shown(row, phase.num_shown, rng) for row in digits]
+        labels = alignment.label_patches(seen, phase.num_visual)
+        kept = [alignment.choose_shown(row, phase.num_shown, rng) for row in labels[0]]
         rows = (torch.arange(len(seen))[:, None], torch.tensor(kept))
         if phase.is_spoken:
-            shown = alignment.spoken((digits[rows], colors[rows], cells[rows]), words, rng)
+            named = [label[rows].to(trainee.device) for label in labels]
+            shown = alignment.spoken(named, words, rng)
         else:
-            features = trainee.see(seen)
-            said = trainee.projector(features)
-            patches = alignment.patch_set(seen, features)
-            naming = alignment.naming_losses(said.flatten(0, 1), patches, words)
-            shown = said[rows]
+            with torch.no_grad():
+                patches = alignment.patch_set(seen, trainee.see(seen))
+            said = trainee.projector(patches.features)
+            naming = alignment.naming_losses(said, patches, words)
+            shown = said.unflatten(0, (len(seen), -1))[rows]
         logits, targets = trainee.answer_logits(shown, trainee.pack(seen, chosen, kept))
         loss = functional.cross_entropy(logits.float(), targets)
         losses.append(float(loss.detach()))
@@ -178,7 +160,7 @@ def run_phase(
         torch.nn.utils.clip_grad_norm_(_learning(optimizer), CLIP_NORM)
         optimizer.step()
         optimizer.zero_grad()
-        done += BATCH_IMAGES
+        done += len(seen)
         if done % LOG_IMAGES == 0:
             mean = round(float(np.mean(losses)), 4)
             log(event="train", phase=phase.name, images=done, loss=mean)
@@ -228,23 +210,29 @@ def main() -> None:
     parser.add_argument("--heldout", type=int, default=20, help="held-out scenes per report")
     parser.add_argument("--every", type=int, default=400, help="training images between reports")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="where torch computes, e.g. cuda")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw scenes")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     log = Log(args.work / "log.jsonl")
     samples = {split: load_samples(split, args.cache) for split in ("train", "heldout")}
-    weights = args.work / "aligned.safetensors"
-    if not weights.exists():
-        align(samples, args.seed, args.cache, log, weights)
-    first_image = ALIGN_IMAGES[144]
+    aligned = args.work / f"{ALIGNED}.safetensors"
+    if not aligned.exists():
+        trainees = [Trainee.from_packages(n, args.cache, args.device) for n in GRIDS]
+        train_scenes = SceneBatches(
+            samples["train"], args.seed, "train", 0, ALIGN_IMAGES, align.BATCH_IMAGES
+        )
+        held_out = SceneBatches(samples["heldout"], args.seed, "heldout", 0, 40, BATCH_IMAGES)
+        align.align(trainees, train_scenes, held_out, args.workers, log)
+        trainees[0].save(aligned, ALIGN_IMAGES)
+    first_image = ALIGN_IMAGES
     for phase in PHASES:
-        finished = args.work / f"{phase.name}.safetensors"
         if not is_finished(phase, args.work):
-            trainee = Trainee.from_packages(phase.num_visual, args.cache)
-            trainee.load(weights)
+            trainee = Trainee.from_packages(phase.num_visual, args.cache, args.device)
+            trainee.load(args.work / f"{phase.after}.safetensors")
             run_phase(phase, trainee, samples, args, log, first_image)
         first_image += phase.images
-        weights = finished
 
 
 if __name__ == "__main__":

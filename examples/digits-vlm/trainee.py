@@ -1,4 +1,4 @@
-"""The model while it learns: frozen tower, trained projector, adapters on the language model."""
+"""The model while it learns: a trained projector, adapters on tower and language model."""
 
 from __future__ import annotations
 
@@ -32,33 +32,48 @@ class Trainee:
         tokenizer: Tokenizer,
         num_visual: int,
         rank: int = RANK,
+        device: str = "cpu",
     ) -> None:
-        """Freeze the model, cast it, and put adapters on its language model."""
+        """Freeze the model, cast it, and put adapters on it."""
         torch.manual_seed(0)
         self.num_visual = num_visual
         self.tokenizer = tokenizer
+        self.device = torch.device(device)
         self.model = model.requires_grad_(False).to(torch.bfloat16)
         self.projector = self.model.model.multi_modal_projector.float().requires_grad_(True)
         self.language = self.model.model.language_model
-        self.adapters = add_lora(self.language, rank, SCALE)
+        self.adapters = add_lora(self.model.model, rank, SCALE)
         self.rank = rank
         self.language.set_attn_implementation(attention.NAME)
+        self.model.to(self.device)
 
     @classmethod
-    def from_packages(cls, num_visual: int, cache: Path) -> Trainee:
+    def from_packages(cls, num_visual: int, cache: Path, device: str = "cpu") -> Trainee:
         """Assemble the untrained model from the public packages."""
-        return cls(assemble(num_visual, cache), build_tokenizer(cache), num_visual)
+        model, tokenizer = assemble(num_visual, cache), build_tokenizer(cache)
+        return cls(model, tokenizer, num_visual, device=device)
+
+    def share(self, other: Trainee) -> None:
+        """Use the projector and the adapters of another trainee, of whatever resolution."""
+        self.model.model.multi_modal_projector = self.projector = other.projector
+        for path, adapter in self.adapters.items():
+            adapter.down, adapter.up = other.adapters[path].down, other.adapters[path].up
 
     @property
     def embeddings(self) -> Tensor:
         """Word embeddings `[vocabulary, hidden]`, bfloat16; also the output layer."""
         return self.language.embed_tokens.weight
 
-    @torch.no_grad()
+    def parameters_of(self, part: str) -> list[nn.Parameter]:
+        """List the adapters of "language_model" or "vision_tower", in a fixed order."""
+        chosen = [a for path, a in self.adapters.items() if path.startswith(part)]
+        return [parameter for a in chosen for parameter in (a.down, a.up)]
+
     def see(self, scenes: Sequence[Scene]) -> Tensor:
         """Run the tower: `[B, V, 384]` float32, the last layer's output without CLS."""
         pixels = torch.stack([pixel_values(scene.image, self.num_visual) for scene in scenes])
-        out = self.model.model.vision_tower(pixels.to(torch.bfloat16), output_hidden_states=True)
+        pixels = pixels.to(self.device, torch.bfloat16)
+        out = self.model.model.vision_tower(pixels, output_hidden_states=True)
         return out.hidden_states[-1][:, 1:].float()
 
     def answer_logits(self, seen: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
@@ -100,7 +115,7 @@ class Trainee:
             for scene, indices in zip(scenes, chosen, strict=True)
         ]
         shown = kept or [range(self.num_visual)] * len(scenes)
-        return pack(pairs, shown, self.num_visual, self.tokenizer)
+        return pack(pairs, shown, self.num_visual, self.tokenizer).to(self.device)
 
     def save(self, path: Path, images: int) -> None:
         """Write what was learnt."""

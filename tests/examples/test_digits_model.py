@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import align
+import alignment
 import jinja2
+import numpy as np
 import pytest
 import torch
 from data import DigitSamples, make_scene
@@ -12,6 +15,7 @@ from lora import DeltaInfo, LoRALinear, add_lora, merge_delta, read_delta, save_
 from packing import IGNORED, pack, prompt_text
 from processor import CHAT_TEMPLATE, IMAGE_TOKEN, processor_files
 from safetensors.torch import save_file
+from scene_batches import SceneBatches
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from trainee import Trainee, evaluate
@@ -83,7 +87,7 @@ def test_a_merged_weight_does_what_the_adapter_does() -> None:
 def test_a_merged_model_is_plain_and_does_what_the_adapted_one_did(tmp_path: Path) -> None:
     adapted, plain = _model(), _model()
     names = set(plain.state_dict())
-    adapters = add_lora(adapted.model.language_model, 3, 2.0)
+    adapters = add_lora(adapted.model, 3, 2.0)
     _learnt(adapters)
     for parameter in adapted.parameters():  # the file holds bfloat16; so the comparison does too
         parameter.data = parameter.data.bfloat16().float()
@@ -198,10 +202,36 @@ def test_the_committed_weights_fit_the_model(num_visual: int, example_folder: Pa
     file = example_folder / "weights" / f"digits-vlm-{num_visual}.safetensors"
     info, tensors = read_delta(file)
     assert info.num_visual == num_visual
-    assert file.stat().st_size < 16_000_000
-    assert sum(key.endswith(".down") for key in tensors) == 30 * 7
+    assert file.stat().st_size < 10_000_000  # both together, 20 MB
+    assert sum(key.endswith(".down") for key in tensors) == 30 * 7 + 8 * 6
     shapes = SimpleNamespace(**{k.replace(".", "_"): tuple(v.shape) for k, v in tensors.items()})
     assert shapes.projector_linear_1_weight == (576, 384)
     assert shapes.projector_linear_2_weight == (576, 576)
-    assert shapes.lora_layers_0_mlp_down_proj_down == (info.rank, 1536)
+    assert shapes.lora_language_model_layers_0_mlp_down_proj_down == (info.rank, 1536)
     assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_alignment_teaches_tower_and_projector_at_both_resolutions(
+    tokenizer: Tokenizer, samples: DigitSamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainees = [Trainee(_model(), tokenizer, NUM_VISUAL, rank=2) for _ in range(2)]
+    words = alignment.WordVectors(*torch.randn(27, 48).split((10, 8, 9)))
+    monkeypatch.setattr(alignment, "word_vectors", lambda *_: words)
+    said: list[dict[str, object]] = []
+    scenes = SceneBatches(samples, 0, "train", 0, 16, 2)
+    align.align(trainees, scenes, scenes, 0, lambda **fields: said.append(fields))
+    first, second = trainees
+    assert first.projector is second.projector
+    assert second.model.model.multi_modal_projector is first.projector
+    towers = [trainee.parameters_of("vision_tower") for trainee in trainees]
+    assert all(a is b for a, b in zip(*towers, strict=True))
+    assert all(bool(up.abs().max() > 0) for up in towers[0][1::2])  # they start at zero
+    assert [line["num_visual"] for line in said] == [NUM_VISUAL] * 2
+
+
+def test_scene_batches_are_the_scenes_in_order(samples: DigitSamples) -> None:
+    batches = list(SceneBatches(samples, 0, "train", 3, 5, 2).draw(0))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    drawn = [scene for batch in batches for scene in batch]
+    for index, scene in enumerate(drawn, start=3):
+        assert np.array_equal(scene.pixels, make_scene(samples, 0, "train", index).pixels)
