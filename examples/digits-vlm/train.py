@@ -61,7 +61,7 @@ class Phase:
 # Few tokens are cheap: the language model learns there how to look things up. The pictures come
 # whole, so that no model here ever learns to do without some of its visual tokens.
 PHASES = (
-    Phase("spoken", ALIGNED, 576, 24, 2000, 1e-3, is_spoken=True),
+    Phase("spoken", ALIGNED, 576, 24, 1600, 1e-3, is_spoken=True),
     Phase("digits-vlm-576", "spoken", 576, 576, 400, 4e-4),
     Phase("digits-vlm-144", "spoken", 144, 144, 400, 4e-4),
 )
