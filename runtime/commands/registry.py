@@ -54,6 +54,9 @@ COMMANDS: dict[str, CommandSpec] = {
     "serve": CommandSpec(
         f"{_RUNTIME}.serve:serve", "Serve a bundle behind OpenAI's chat API.", "serve"
     ),
+    "deploy": CommandSpec(
+        f"{_RUNTIME}.deploy:deploy", "Put a bundle on Triton, on Ray Serve, or on an edge box."
+    ),
     "doctor": CommandSpec(
         f"{_RUNTIME}.doctor:doctor", "Show what this machine can run, and what is missing."
     ),

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,6 +20,7 @@ from sparsevlm_trt.runtime.serving.chat_request import ChatRequest
 from sparsevlm_trt.runtime.serving.desk import Desk, Visit
 from sparsevlm_trt.runtime.serving.guard import Guard
 from sparsevlm_trt.runtime.serving.keys import KeyRing
+from sparsevlm_trt.runtime.serving.page import page_and_policy
 from sparsevlm_trt.runtime.serving.refusal import RefusalError, refusal_of
 
 __all__ = ["make_app"]
@@ -52,12 +52,13 @@ def make_app(desk: Desk, keys: KeyRing | None = None) -> FastAPI:
     )
     app.add_middleware(Guard, body_bytes=desk.settings.body_bytes, keys=keys)
     _add_errors(app, desk)
-    created = int(time.time())
+    text, policy = page_and_policy()
     model = {
         "id": desk.settings.model_name,
         "object": "model",
-        "created": created,
+        "created": int(time.time()),
         "owned_by": "sparsevlm",
+        "sparsevlm": desk.abilities(),
     }
 
     @app.post("/v1/chat/completions", responses=_REFUSALS)
@@ -105,8 +106,7 @@ def make_app(desk: Desk, keys: KeyRing | None = None) -> FastAPI:
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
         """A page to try the model with."""
-        text = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-        return HTMLResponse(text)
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
 
     return app
 

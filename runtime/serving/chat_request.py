@@ -62,12 +62,14 @@ class PruningFields(_Body):
         schedule: Tokens kept after each pruning layer, "2:300,6:200,15:110".
         method: Pruning method.
         patches: Whether the response lists the patches that survive each stage.
+        seen: Whether it holds the pictures as the model saw them, cropped and scaled.
     """
 
     budget: Count | None = None
     schedule: Annotated[str, Field(max_length=1000)] | None = None
     method: Annotated[str, Field(max_length=100)] | None = None
     patches: Annotated[bool, Field(strict=True)] = False
+    seen: Annotated[bool, Field(strict=True)] = False
 
 
 class StreamOptions(_Body):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from PIL import Image
 
 from sparsevlm_trt.runtime.request import Request
 from sparsevlm_trt.runtime.serving.chat_request import ChatRequest, PruningFields
 from sparsevlm_trt.runtime.serving.conversation import options_of, read_conversation
 from sparsevlm_trt.runtime.serving.engine import Engine
 from sparsevlm_trt.runtime.serving.metrics import Metrics
-from sparsevlm_trt.runtime.serving.pictures import Fetch
+from sparsevlm_trt.runtime.serving.pictures import Fetch, data_url
 from sparsevlm_trt.runtime.serving.pressure import PressureValve, budget_ladder
 from sparsevlm_trt.runtime.serving.refusal import RefusalError, refusal_of
 from sparsevlm_trt.runtime.serving.replies import SSE_END, Reply, sse
@@ -64,6 +66,20 @@ class Desk:
         self._fetch = fetch
         self._numbers = itertools.count(1)
 
+    def abilities(self) -> dict[str, Any]:
+        """Say what a request may ask for: the bundle's methods, and budgets that it follows."""
+        plan = self._manifest.plan
+        given = [] if plan.budget is None else [plan.budget]
+        lower = [budget for budget in budget_ladder(self._manifest, 1) if budget is not None]
+        return {
+            "method": plan.method,
+            "methods": list(plan.methods),
+            "budgets": given + lower,
+            "schedule": ",".join(
+                f"{layer}:{kept}" for layer, kept in sorted(plan.schedule.items())
+            ),
+        }
+
     async def admit(self, body: ChatRequest, client: str) -> Visit:
         """Check a request and let it wait for its turn.
 
@@ -93,6 +109,8 @@ class Desk:
             "request" if names_plan else "bundle",
             ours.patches,
         )
+        if ours.seen:
+            reply.seen = await asyncio.to_thread(self._seen, read.images)
         news: asyncio.Queue[News] = asyncio.Queue()
 
         def deliver(item: News) -> None:
@@ -143,28 +161,49 @@ class Desk:
 
     async def events(self, visit: Visit) -> AsyncIterator[bytes]:
         """Stream an answer whose prompt has been read, as server-sent events."""
+        try:
+            async for chunk in self.chunks(visit):
+                yield sse(chunk)
+        except RefusalError as refusal:  # the status is sent: tell it in the stream
+            yield sse(refusal.body)
+            return
+        yield SSE_END
+
+    async def chunks(self, visit: Visit) -> AsyncIterator[dict[str, Any]]:
+        """Stream an answer whose prompt has been read, as OpenAI's chunks.
+
+        Raises:
+            RefusalError: It ends before it is whole.
+        """
         reply = visit.reply
         try:
-            yield sse(reply.opening())
+            yield reply.opening()
             while reply.reason is None:
-                try:
-                    text = self._note(visit, await visit.news.get())
-                except RefusalError as refusal:  # the status is sent: tell it in the stream
-                    yield sse(refusal.body)
-                    return
+                text = self._note(visit, await visit.news.get())
                 if text:
-                    yield sse(reply.piece(text))
-            yield sse(reply.closing())
+                    yield reply.piece(text)
+            yield reply.closing()
             options = visit.body.stream_options
             if options is not None and options.include_usage:
-                yield sse(reply.usage_chunk())
-            yield SSE_END
+                yield reply.usage_chunk()
         finally:
             self._close(visit)
+
+    def cancel(self, visit: Visit, reason: RefusalError) -> None:
+        """Drop a request whose client has left, and end whoever awaits its news."""
+        self.engine.drop(visit.ticket)
+        visit.news.put_nowait(Failed(reason))
 
     def predicted_s(self) -> float:
         """Predict the time to the first token of a request that arrives now, seconds."""
         return self.engine.forecast.first_token_s(self.engine.num_waiting)
+
+    def _seen(self, images: Sequence[Image.Image]) -> list[str]:
+        """Draw the pictures as the model sees them, as data: URLs."""
+        if not images or self._manifest.vision is None:
+            return []
+        shown = self.engine.session.processor.images.seen(images)
+        return [data_url(picture) for picture in shown]
 
     def _settle(self, body: ChatRequest, reply: Reply) -> None:
         """Choose the budget of a request that names none; on the engine's thread."""

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from sparsevlm_trt.runtime.serving.refusal import RefusalError
 from sparsevlm_trt.runtime.serving.settings import ImageLimits
 
-__all__ = ["FORMATS", "Fetch", "picture_from_bytes", "picture_from_url"]
+__all__ = ["FORMATS", "Fetch", "data_url", "picture_from_bytes", "picture_from_url"]
 
 # Decoders that are offered to strangers; Pillow has dozens more, some of them rarely looked at.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -60,6 +60,13 @@ def picture_from_bytes(data: bytes, limits: ImageLimits) -> Image.Image:
         raise _refused(
             "got bytes that cannot be decoded", f"a picture: {', '.join(FORMATS)}"
         ) from error
+
+
+def data_url(picture: Image.Image) -> str:
+    """Encode a picture as a data: URL."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _check_pixels(opened: Image.Image, limits: ImageLimits) -> None:

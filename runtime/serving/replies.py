@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparsevlm_trt.runtime.request import Request
-from sparsevlm_trt.runtime.serving.refusal import RefusalError
 from sparsevlm_trt.runtime.serving.ticket import Started
 
 __all__ = ["SSE_END", "Reply", "sse"]
@@ -32,6 +31,7 @@ class Reply:
         budget: Nominal budget in force; None for a schedule, or a method that prunes nothing.
         source: Who chose it: "request", "bundle" or "pressure".
         wants_patches: Whether to list the patches that survive.
+        seen: The pictures as the model saw them, as data: URLs; None when nobody asked.
         started: What reading the prompt told.
         num_tokens: Tokens made so far.
         pieces: Text so far.
@@ -43,6 +43,7 @@ class Reply:
     budget: int | None
     source: str
     wants_patches: bool = False
+    seen: list[str] | None = None
     started: Started | None = None
     num_tokens: int = 0
     pieces: list[str] = field(default_factory=list)
@@ -120,11 +121,9 @@ class Reply:
             told["grid"] = self.started.grid
             for spelled, stage in zip(told["stages"], self.started.stages, strict=True):
                 spelled["patches"] = stage.patches[stage.patches >= 0].tolist()
+        if self.seen is not None:
+            told["seen"] = self.seen
         return told
-
-    def failure(self, refusal: RefusalError) -> dict[str, Any]:
-        """An error in the middle of a stream, where the status is sent already."""
-        return refusal.body
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.identity, "object": kind, "created": self.created, "model": self.model}

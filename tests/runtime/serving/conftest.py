@@ -22,6 +22,7 @@ from sparsevlm_trt.runtime.serving.app import make_app
 from sparsevlm_trt.runtime.serving.desk import Desk
 from sparsevlm_trt.runtime.serving.keys import KeyRing
 from sparsevlm_trt.runtime.serving.pictures import Fetch
+from sparsevlm_trt.runtime.serving.remote_pictures import fetch_picture
 from sparsevlm_trt.runtime.serving.server import Server, listen
 from sparsevlm_trt.runtime.serving.settings import Settings
 
@@ -103,7 +104,7 @@ def tiny_session(bundle_of) -> Iterator[Session]:
 @pytest.fixture(scope="session")
 def server(tiny_session) -> Iterator[Live]:
     """One server for all tests that change nothing about it."""
-    with live(tiny_session, SETTINGS, None, no_fetch) as running:
+    with live(tiny_session, SETTINGS, None, fetch_picture) as running:
         yield running
 
 

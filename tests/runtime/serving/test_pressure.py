@@ -1,0 +1,67 @@
+"""The controller: lowers before the target is missed, raises again, never leaves its range."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsevlm_trt.runtime.serving.forecast import Forecast
+from sparsevlm_trt.runtime.serving.pressure import PressureValve, budget_ladder
+
+LADDER = (None, 128, 96, 64)
+
+
+def test_without_a_target_nothing_moves():
+    valve = PressureValve(LADDER, None)
+    assert [valve.adjust(1e9, now) for now in range(5)] == [None] * 5
+
+
+def test_it_goes_down_stepwise_and_up_again():
+    valve = PressureValve(LADDER, 1.0)
+    assert [valve.adjust(2.0, float(now)) for now in range(4)] == [128, 96, 64, 64]
+    assert valve.is_lowered
+    assert [valve.adjust(0.1, 100.0 + 10 * step) for step in range(4)] == [96, 128, None, None]
+    assert not valve.is_lowered
+
+
+def test_between_its_two_bounds_it_rests():
+    valve = PressureValve(LADDER, 1.0)
+    valve.adjust(2.0, 0.0)
+    assert [valve.adjust(0.5, 10.0 * step) for step in range(1, 4)] == [128] * 3
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 5)), max_size=50))
+def test_a_step_at_a_time_and_never_under_the_floor(course):
+    valve, now, last = PressureValve(LADDER, 1.0), 0.0, 0
+    for predicted, pause in course:
+        now += pause
+        level = LADDER.index(valve.adjust(predicted, now))
+        assert abs(level - last) <= 1
+        last = level
+
+
+def test_the_forecast_counts_those_before():
+    forecast = Forecast()
+    assert forecast.first_token_s(5) == 0
+    for _ in range(30):
+        forecast.prefilled(0.2)
+    assert forecast.first_token_s(0) == pytest.approx(0.2)
+    assert forecast.first_token_s(4) == pytest.approx(1.0)
+    for step in range(30):  # slots are full: one gets free every second
+        forecast.taken(float(step), has_backlog=True)
+    assert forecast.first_token_s(4) == pytest.approx(4.2, rel=0.01)
+
+
+def test_an_idle_pause_is_no_interval():
+    forecast = Forecast()
+    forecast.taken(0.0, has_backlog=False)
+    forecast.taken(1000.0, has_backlog=False)
+    assert forecast.interval_s is None
+
+
+def test_the_ladder_holds_what_the_bundle_can_follow(tiny_session):
+    manifest = tiny_session.bundle.manifest
+    for budget in budget_ladder(manifest, 1)[1:]:
+        assert budget is not None
+    assert budget_ladder(manifest, 10**6) == (None,)
