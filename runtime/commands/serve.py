@@ -74,6 +74,11 @@ _DEFAULT = Settings("")
     help="Lowest budget that --target-ttft takes.",
 )
 @click.option(
+    "--whole",
+    is_flag=True,
+    help="Prune nothing by default; with --target-ttft, only while the queue is long.",
+)
+@click.option(
     "--keys",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -114,6 +119,7 @@ def serve(
     max_new_tokens: int,
     target_ttft: float | None,
     floor: int,
+    whole: bool,
     keys: Path | None,
     hosts: tuple[str, ...],
     runner: str,
@@ -134,6 +140,7 @@ def serve(
         default_new_tokens=min(_DEFAULT.default_new_tokens, max_new_tokens),
         target_ttft_s=target_ttft,
         floor=floor,
+        whole=whole,
         log_content=log_content,
         images=ImageLimits(hosts=frozenset(hosts)),
     )

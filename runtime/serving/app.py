@@ -100,7 +100,7 @@ def make_app(desk: Desk, keys: KeyRing | None = None) -> FastAPI:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Everything counted, in Prometheus' text format."""
-        desk.metrics.pressure(desk.valve.budget, desk.predicted_s())
+        desk.metrics.pressure(desk.valve.rung, desk.predicted_s())
         return Response(desk.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)

@@ -63,6 +63,7 @@ class PruningFields(_Body):
         method: Pruning method.
         patches: Whether the response lists the patches that survive each stage.
         seen: Whether it holds the pictures as the model saw them, cropped and scaled.
+        ignore_eos: Whether the answer goes on behind the model's own end, as a benchmark needs it.
     """
 
     budget: Count | None = None
@@ -70,6 +71,12 @@ class PruningFields(_Body):
     method: Annotated[str, Field(max_length=100)] | None = None
     patches: Annotated[bool, Field(strict=True)] = False
     seen: Annotated[bool, Field(strict=True)] = False
+    ignore_eos: Annotated[bool, Field(strict=True)] = False
+
+    @property
+    def names_plan(self) -> bool:
+        """Whether the request itself says how to prune."""
+        return (self.budget, self.schedule, self.method) != (None, None, None)
 
 
 class StreamOptions(_Body):

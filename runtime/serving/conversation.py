@@ -50,7 +50,7 @@ def read_conversation(body: ChatRequest, limits: ImageLimits, fetch: Fetch) -> C
 
 
 def options_of(
-    body: ChatRequest, manifest: Manifest, settings: Settings, default_budget: int | None
+    body: ChatRequest, manifest: Manifest, settings: Settings, default: Options
 ) -> Request:
     """Check the options of a request.
 
@@ -58,7 +58,7 @@ def options_of(
         body: The request.
         manifest: Describes the bundle.
         settings: Limits and defaults of the server.
-        default_budget: Budget in force for requests that name none; None: the bundle's plan.
+        default: Budget and method in force for requests that name none.
 
     Raises:
         InputError: An option is out of range.
@@ -74,7 +74,6 @@ def options_of(
             f"max_tokens | got {asked} | expected at most {most} | ask for fewer",
         )
     ours = body.sparsevlm
-    names_plan = ours is not None and (ours.budget, ours.schedule, ours.method) != (None,) * 3
     options = Options(
         max_new_tokens=min(asked or settings.default_new_tokens, most),
         temperature=0.0 if body.temperature is None else body.temperature,
@@ -83,12 +82,13 @@ def options_of(
         stop=() if body.stop is None else body.stop,
         keep_logits=False,
     )
-    if names_plan:
-        assert ours is not None
+    if ours is not None and ours.ignore_eos:
+        options["stop_tokens"] = ()
+    if ours is not None and ours.names_plan:
         options["budget"], options["schedule"] = ours.budget, ours.schedule
         options["method"] = ours.method
-    elif default_budget is not None:
-        options["budget"] = default_budget
+    else:
+        options.update(default)
     return make_request(manifest, options)
 
 

@@ -17,7 +17,7 @@ from sparsevlm_trt.runtime.serving.conversation import options_of, read_conversa
 from sparsevlm_trt.runtime.serving.engine import Engine
 from sparsevlm_trt.runtime.serving.metrics import Metrics
 from sparsevlm_trt.runtime.serving.pictures import Fetch, data_url
-from sparsevlm_trt.runtime.serving.pressure import PressureValve, budget_ladder
+from sparsevlm_trt.runtime.serving.pressure import PressureValve, pressure_ladder
 from sparsevlm_trt.runtime.serving.refusal import RefusalError, refusal_of
 from sparsevlm_trt.runtime.serving.replies import SSE_END, Reply, sse
 from sparsevlm_trt.runtime.serving.request_log import log_request
@@ -60,7 +60,8 @@ class Desk:
             num_waiting=settings.num_waiting,
             observer=self.metrics,
         )
-        self.valve = PressureValve(budget_ladder(manifest, settings.floor), settings.target_ttft_s)
+        ladder = pressure_ladder(manifest, settings.floor, whole=settings.whole)
+        self.valve = PressureValve(ladder, settings.target_ttft_s)
         self.is_draining = False
         self._manifest = manifest
         self._fetch = fetch
@@ -69,12 +70,14 @@ class Desk:
     def abilities(self) -> dict[str, Any]:
         """Say what a request may ask for: the bundle's methods, and budgets that it follows."""
         plan = self._manifest.plan
-        given = [] if plan.budget is None else [plan.budget]
-        lower = [budget for budget in budget_ladder(self._manifest, 1) if budget is not None]
         return {
             "method": plan.method,
             "methods": list(plan.methods),
-            "budgets": given + lower,
+            "budgets": [
+                rung.budget
+                for rung in pressure_ladder(self._manifest, 1)
+                if rung.budget is not None
+            ],
             "schedule": ",".join(
                 f"{layer}:{kept}" for layer, kept in sorted(plan.schedule.items())
             ),
@@ -98,15 +101,15 @@ class Desk:
             raise RefusalError(503, "closing", "the server is closing | ask another one", 1)
         loop = asyncio.get_running_loop()
         arrived = time.monotonic()
-        request = options_of(body, self._manifest, self.settings, self.valve.budget)
+        rung = self.valve.rung
+        request = options_of(body, self._manifest, self.settings, rung.options)
         read = await asyncio.to_thread(read_conversation, body, self.settings.images, self._fetch)
         ours = body.sparsevlm or PruningFields()
-        names_plan = (ours.budget, ours.schedule, ours.method) != (None,) * 3
         reply = Reply(
             self.settings.model_name,
             request,
-            ours.budget if names_plan else self._manifest.plan.budget,
-            "request" if names_plan else "bundle",
+            ours.budget if ours.names_plan else rung.budget,
+            "request" if ours.names_plan else "bundle",
             ours.patches,
         )
         if ours.seen:
@@ -117,7 +120,7 @@ class Desk:
             loop.call_soon_threadsafe(news.put_nowait, item)
 
         def settle() -> Request:
-            if not names_plan:
+            if not ours.names_plan:
                 self._settle(body, reply)
             return reply.request
 
@@ -208,13 +211,11 @@ class Desk:
     def _settle(self, body: ChatRequest, reply: Reply) -> None:
         """Choose the budget of a request that names none; on the engine's thread."""
         predicted = self.predicted_s()
-        budget = self.valve.adjust(predicted)
-        self.metrics.pressure(budget, predicted)
-        if self.valve.is_lowered:
-            reply.request = options_of(body, self._manifest, self.settings, budget)
-            reply.budget, reply.source = budget, "pressure"
-        else:
-            reply.request = options_of(body, self._manifest, self.settings, None)
+        rung = self.valve.adjust(predicted)
+        self.metrics.pressure(rung, predicted)
+        reply.request = options_of(body, self._manifest, self.settings, rung.options)
+        reply.budget = rung.budget
+        reply.source = "pressure" if self.valve.is_lowered else "bundle"
 
     def _note(self, visit: Visit, news: News) -> str:
         """Take in one piece of news; returns its text."""

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from sparsevlm_trt.runtime.manifest import StageSpec
 from sparsevlm_trt.runtime.serving.observer import Observer
+from sparsevlm_trt.runtime.serving.pressure import Rung
 from sparsevlm_trt.runtime.serving.slots import SlotBatch
 from sparsevlm_trt.runtime.serving.ticket import Started, Ticket
 
@@ -52,7 +53,8 @@ class Metrics(Observer):
         self._kv = self._gauge("kv_cache_bytes", "Keys and values in use.", "stage")
         self._reserved = self._gauge("kv_cache_reserved_bytes", "Allocated for them.", "stage")
         self._budget = self._gauge(
-            "visual_budget", "Budget of requests that name none; 0: the bundle's own plan."
+            "visual_budget",
+            "Budget of requests that name none; 0: a schedule of the bundle's own.",
         )
         self._predicted = self._gauge(
             "predicted_time_to_first_token_seconds", "Of a request that arrives now."
@@ -66,9 +68,9 @@ class Metrics(Observer):
         """Count a request that was not let in."""
         self._refused.labels(code).inc()
 
-    def pressure(self, budget: int | None, predicted_s: float) -> None:
+    def pressure(self, rung: Rung, predicted_s: float) -> None:
         """Show the budget in force, and the prediction it was chosen by."""
-        self._budget.set(budget or 0)
+        self._budget.set(rung.shown)
         self._predicted.set(predicted_s)
 
     def load(self, num_waiting: int, batch: SlotBatch) -> None:

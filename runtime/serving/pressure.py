@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from sparsevlm_ops.schedule import BUDGETS
 from sparsevlm_trt.runtime.errors import PlanError
 from sparsevlm_trt.runtime.manifest import Manifest
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.request import Options, plan_pruning
 
-__all__ = ["PressureValve", "budget_ladder"]
+__all__ = ["PressureValve", "Rung", "pressure_ladder"]
 
 _LOWER_ABOVE = 0.8  # share of the target: act before it is missed
 _RAISE_BELOW = 0.3  # share of the target: well below, or it would swing
@@ -18,24 +18,48 @@ _LOWER_EVERY_S = 0.5  # an admission or two shows what the last step did
 _RAISE_EVERY_S = 3.0
 
 
-def budget_ladder(manifest: Manifest, floor: int) -> tuple[int | None, ...]:
-    """List the budgets that a bundle's own method follows, from its plan (None) downwards.
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A way to prune that requests get which name none.
+
+    Attributes:
+        budget: Nominal budget; None: the bundle's own plan, or no pruning.
+        method: "none" prunes nothing; None: the bundle's method.
+        shown: Visual tokens that stand for it in the metrics.
+    """
+
+    budget: int | None
+    method: str | None
+    shown: int
+
+    @property
+    def options(self) -> Options:
+        """As the options of a request."""
+        return Options(budget=self.budget, method=self.method)
+
+
+def pressure_ladder(manifest: Manifest, floor: int, *, whole: bool = False) -> tuple[Rung, ...]:
+    """List the ways to prune that a bundle's own method follows, most visual tokens first.
 
     Args:
         manifest: Describes the bundle.
         floor: Lowest budget to list.
+        whole: Begin with all visual tokens, above the bundle's own plan.
     """
-    ladder: list[int | None] = [None]
-    top = manifest.plan.budget
+    plan = manifest.plan
+    num_visual = manifest.vision.num_visual if manifest.vision else 0
+    ladder = [Rung(plan.budget, None, plan.budget or 0)]
+    if whole and "none" in plan.methods and plan.method != "none":
+        ladder.insert(0, Rung(None, "none", num_visual))
     for budget in sorted(BUDGETS, reverse=True):
-        if budget < floor or (top is not None and budget >= top):
+        if budget < floor or (plan.budget is not None and budget >= plan.budget):
             continue
         try:
             pruning = plan_pruning(manifest, budget=budget)
         except PlanError:
             continue
         if pruning.schedule is not None:
-            ladder.append(budget)
+            ladder.append(Rung(budget, None, budget))
     return tuple(ladder)
 
 
@@ -44,34 +68,34 @@ class PressureValve:
     """Chooses the budget of requests that name none.
 
     Attributes:
-        ladder: Budgets to choose from, None for the bundle's plan, each lower than the last.
+        ladder: What to choose from, each with fewer visual tokens than the last.
         target_s: Time to the first token to hold, seconds; None: always the first of the ladder.
     """
 
-    ladder: tuple[int | None, ...]
+    ladder: tuple[Rung, ...]
     target_s: float | None
     _level: int = field(default=0, init=False)
     _changed_at: float = field(default=float("-inf"), init=False)
 
     @property
-    def budget(self) -> int | None:
-        """The budget in force; None: the bundle's plan."""
+    def rung(self) -> Rung:
+        """What is in force."""
         return self.ladder[self._level]
 
     @property
     def is_lowered(self) -> bool:
-        """Whether the budget is not the first of the ladder."""
+        """Whether that is not the first of the ladder."""
         return self._level > 0
 
-    def adjust(self, predicted_s: float, now: float | None = None) -> int | None:
-        """Move by a step at most, and return the budget in force.
+    def adjust(self, predicted_s: float, now: float | None = None) -> Rung:
+        """Move by a step at most, and return what is in force.
 
         Args:
             predicted_s: Time to the first token of a request that arrives now, seconds.
             now: `time.monotonic()` value; the present by default.
         """
         if self.target_s is None:
-            return self.budget
+            return self.rung
         now = time.monotonic() if now is None else now
         since = now - self._changed_at
         step = 0
@@ -82,4 +106,4 @@ class PressureValve:
         level = min(max(self._level + step, 0), len(self.ladder) - 1)
         if level != self._level:
             self._level, self._changed_at = level, now
-        return self.budget
+        return self.rung

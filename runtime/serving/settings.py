@@ -43,6 +43,8 @@ class Settings:
         target_ttft_s: Time to the first token that the controller holds by lowering the default
             budget; None: it stays as it is.
         floor: Lowest budget that the controller takes.
+        whole: Whether requests that name no budget keep all visual tokens until the controller
+            lowers it.
         log_content: Whether prompts and answers are logged.
         images: Limits of pictures.
     """
@@ -56,6 +58,7 @@ class Settings:
     body_bytes: int = 32_000_000
     target_ttft_s: float | None = None
     floor: int = 64
+    whole: bool = False
     log_content: bool = False
     images: ImageLimits = field(default_factory=ImageLimits)
 

@@ -31,7 +31,7 @@ SETTINGS = Settings("tiny", default_new_tokens=6, max_new_tokens=400, timeout_s=
 
 
 def noise_picture(seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 255, (80, 90, 3), np.uint8)
+    pixels = np.random.default_rng(seed).integers(90, 255, (80, 90, 3), np.uint8)
     return Image.fromarray(pixels)
 
 
@@ -116,6 +116,14 @@ def serve(tiny_session):
         return live(tiny_session, replace(SETTINGS, **changes), keys, fetch)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def picture_file(tmp_path_factory):
+    """The picture of `messages()`, as a file."""
+    path = tmp_path_factory.mktemp("pictures") / "noise.png"
+    noise_picture().save(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
+
+DASHBOARD = Path(__file__).parents[3] / "docs/serving-dashboard.json"
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +182,14 @@ def test_broken_bodies_are_refused(server, content):
 def test_unknown_paths_and_methods_answer_in_the_same_form(server):
     assert server.get("/v1/nothing").json()["error"]["code"] == "not_found"
     assert server.get("/v1/chat/completions").status_code == 405
+
+
+def test_the_dashboard_shows_metrics_that_there_are(server, messages):
+    assert server.post(messages=messages(), max_tokens=3).status_code == 200
+    told = set(re.findall(r"^# TYPE (\S+)", server.get("/metrics").text, re.MULTILINE))
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    expressions = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    shown = set(re.findall(r"sparsevlm:\w+", " ".join(expressions)))
+    bare = {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
+    assert bare <= told
+    assert len(bare) > 12

@@ -7,28 +7,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsevlm_trt.runtime.serving.forecast import Forecast
-from sparsevlm_trt.runtime.serving.pressure import PressureValve, budget_ladder
+from sparsevlm_trt.runtime.serving.pressure import PressureValve, Rung, pressure_ladder
 
-LADDER = (None, 128, 96, 64)
+BUDGETS = (192, 128, 96, 64)
+LADDER = tuple(Rung(budget, None, budget) for budget in BUDGETS)
+
+
+def adjust(valve, predicted, now):
+    return valve.adjust(predicted, now).budget
 
 
 def test_without_a_target_nothing_moves():
     valve = PressureValve(LADDER, None)
-    assert [valve.adjust(1e9, now) for now in range(5)] == [None] * 5
+    assert [adjust(valve, 1e9, now) for now in range(5)] == [192] * 5
 
 
 def test_it_goes_down_stepwise_and_up_again():
     valve = PressureValve(LADDER, 1.0)
-    assert [valve.adjust(2.0, float(now)) for now in range(4)] == [128, 96, 64, 64]
+    assert [adjust(valve, 2.0, float(now)) for now in range(4)] == [128, 96, 64, 64]
     assert valve.is_lowered
-    assert [valve.adjust(0.1, 100.0 + 10 * step) for step in range(4)] == [96, 128, None, None]
+    assert [adjust(valve, 0.1, 100.0 + 10 * step) for step in range(4)] == [96, 128, 192, 192]
     assert not valve.is_lowered
 
 
 def test_between_its_two_bounds_it_rests():
     valve = PressureValve(LADDER, 1.0)
     valve.adjust(2.0, 0.0)
-    assert [valve.adjust(0.5, 10.0 * step) for step in range(1, 4)] == [128] * 3
+    assert [adjust(valve, 0.5, 10.0 * step) for step in range(1, 4)] == [128] * 3
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 5)), max_size=50))
@@ -36,7 +41,7 @@ def test_a_step_at_a_time_and_never_under_the_floor(course):
     valve, now, last = PressureValve(LADDER, 1.0), 0.0, 0
     for predicted, pause in course:
         now += pause
-        level = LADDER.index(valve.adjust(predicted, now))
+        level = BUDGETS.index(adjust(valve, predicted, now))
         assert abs(level - last) <= 1
         last = level
 
@@ -62,6 +67,18 @@ def test_an_idle_pause_is_no_interval():
 
 def test_the_ladder_holds_what_the_bundle_can_follow(tiny_session):
     manifest = tiny_session.bundle.manifest
-    for budget in budget_ladder(manifest, 1)[1:]:
-        assert budget is not None
-    assert budget_ladder(manifest, 10**6) == (None,)
+    own, whole = Rung(None, None, 0), Rung(None, "none", 16)
+    assert pressure_ladder(manifest, 10**6) == (own,)
+    assert pressure_ladder(manifest, 10**6, whole=True) == (whole, own)
+
+
+def test_under_pressure_the_response_and_the_metrics_say_so(serve, messages):
+    with serve(target_ttft_s=1e-6, whole=True) as server:
+        answers = [server.post(messages=messages(), max_tokens=2).json() for _ in range(2)]
+        told = [answer["sparsevlm"] for answer in answers]
+        assert (told[0]["method"], told[0]["budget_source"]) == ("none", "bundle")
+        assert (told[1]["method"], told[1]["budget_source"]) == ("sparsevlm", "pressure")
+        assert answers[1]["usage"]["visual_tokens_kept"] == 6
+        own = server.post(messages=messages(), sparsevlm={"method": "none"}).json()
+        assert own["sparsevlm"]["budget_source"] == "request"
+        assert "sparsevlm:visual_budget 0.0" in server.get("/metrics").text

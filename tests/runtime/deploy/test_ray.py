@@ -1,0 +1,92 @@
+"""The server on Ray Serve: the same answers, through a kill, and through an update."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from sparsevlm_trt.runtime import Session
+
+pytestmark = pytest.mark.slow
+
+HEALTH_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def fleet(bundle_of):
+    ray = pytest.importorskip("ray", reason="needs ray[serve]")
+    from sparsevlm_trt.runtime.deploy.ray_app import Fleet, deploy_on_ray
+    from sparsevlm_trt.runtime.serving.settings import Settings
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    def start(name="tiny"):
+        return deploy_on_ray(
+            bundle_of(),
+            Settings(name, default_new_tokens=6),
+            Fleet(1, 1, num_cpus=0.5, health_period_s=HEALTH_S),
+            host="127.0.0.1",
+            port=port,
+            runner_options={"threads": 1},
+        )
+
+    yield start
+    ray.shutdown()
+
+
+def ask(url, name="tiny"):
+    body = {"model": name, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 6}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+
+
+def replica_processes():
+    """The processes of our replicas on this machine."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    title = file.read()
+            except OSError:
+                continue
+            if b"ServeReplica:sparsevlm" in title:
+                found.append(int(entry))
+    return found
+
+
+def test_it_answers_survives_a_kill_and_rolls_out(fleet, bundle_of):
+    messages = [{"role": "user", "content": "hello"}]
+    with Session.load(bundle_of()) as session:
+        alone = session.generate(messages=messages, max_new_tokens=6).text
+    url = fleet()
+    assert ask(url).json()["choices"][0]["message"]["content"] == alone
+
+    def until_answered(_):
+        """A client that tries again on what it may try again."""
+        for _ in range(200):
+            try:
+                answer = ask(url)
+            except httpx.HTTPError:
+                answer = None
+            if answer is not None and answer.status_code == 200:
+                return answer.json()["choices"][0]["message"]["content"]
+            time.sleep(0.25)
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(until_answered, number) for number in range(40)]
+        (victim,) = replica_processes()
+        os.kill(victim, signal.SIGKILL)
+        assert [each.result() for each in running] == [alone] * 40
+    assert replica_processes() != [victim]
+
+    assert fleet("second") == url  # the same cluster, another configuration
+    assert ask(url, "second").json()["choices"][0]["message"]["content"] == alone
+    assert ask(url, "tiny").status_code == 404
