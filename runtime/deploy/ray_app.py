@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.extras import MissingPackageError
@@ -59,10 +59,10 @@ class _Replica:
             raise RuntimeError("the engine has ended")
 
 
-async def _forward(scope: Scope, receive: Receive, send: Send) -> None:
-    """Hand a request to the application of this process's replica."""
+def _application() -> ASGIApp:
+    """Return the application of this process's replica; Ray asks once it has been made."""
     assert _Replica.app is not None
-    await _Replica.app(scope, receive, send)
+    return _Replica.app
 
 
 def deploy_on_ray(
@@ -104,10 +104,12 @@ def deploy_on_ray(
         raise MissingPackageError(
             f"deploy ray | {error} | expected Ray Serve | pip install 'ray[serve]'"
         ) from error
-    ray.init(address=address, ignore_reinit_error=True, include_dashboard=False)
+    # A cluster of our own stays on this machine, whatever networks that has.
+    here = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+    ray.init(address=address, ignore_reinit_error=True, **({} if address else here))
     serve.start(http_options={"host": host, "port": port})
     replica = serve.deployment(
-        serve.ingress(_forward)(_Replica),
+        serve.ingress(_application)(_Replica),
         name="bundle",
         # More than the replica's own queue takes: it answers 429 by itself.
         max_ongoing_requests=settings.num_slots + settings.num_waiting + 8,

@@ -21,6 +21,11 @@ def pinned_requirements(extra: str) -> list[str]:
     Raises:
         InputError: One of them is not installed here, so that its version is unknown.
     """
+    if extra not in (metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or ()):
+        raise InputError(
+            f"deploy | got an install of {DISTRIBUTION} without the extra {extra!r} | expected the "
+            f"metadata of this version | {pip_command(extra)}"
+        )
     found: dict[str, str] = {}
     missing: set[str] = set()
     waiting = [(DISTRIBUTION, frozenset({extra, ""}))]
