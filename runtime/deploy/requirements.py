@@ -23,7 +23,7 @@ def pinned_requirements(extra: str) -> list[str]:
     """
     if extra not in (metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or ()):
         raise InputError(
-            f"deploy | got an install of {DISTRIBUTION} without the extra {extra!r} | expected the "
+            f"deploy | got {DISTRIBUTION} installed without the extra {extra!r} | expected the "
             f"metadata of this version | {pip_command(extra)}"
         )
     found: dict[str, str] = {}
