@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from importlib import metadata
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
-import sparsevlm_ops
-from sparsevlm_trt import runtime
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.deploy.folder import copy_bundle, new_folder, write_text
 from sparsevlm_trt.runtime.deploy.requirements import pinned_requirements
@@ -52,12 +51,12 @@ def write_edge_folder(bundle: Path, out: Path, *, options: str = "") -> Path:
 def _copy_code(target: Path) -> None:
     """Copy the rooms that serving needs, and the metadata that names version and requirements."""
     unwanted = shutil.ignore_patterns("__pycache__")
-    rooms = (
-        (runtime, target / "sparsevlm_trt" / "runtime"),
-        (sparsevlm_ops, target / "sparsevlm_ops"),
-    )
-    for package, place in rooms:
-        shutil.copytree(Path(str(package.__file__)).parent, place, ignore=unwanted)
+    for room in ("sparsevlm_trt.runtime", "sparsevlm_ops"):
+        found = find_spec(room)  # not imported: the second one would bring PyTorch
+        assert found is not None
+        assert found.origin is not None
+        place = target.joinpath(*room.split("."))
+        shutil.copytree(Path(found.origin).parent, place, ignore=unwanted)
     ours = metadata.distribution(DISTRIBUTION)
     info = target / f"{DISTRIBUTION.replace('-', '_')}-{ours.version}.dist-info"
     write_text(info / "METADATA", ours.read_text("METADATA") or "")
