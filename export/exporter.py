@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from sparsevlm_ops.methods import METHODS, get_method
+from sparsevlm_ops.methods import METHODS, Step, get_method, judge_graphs, prune_steps
 from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, Schedule
 from sparsevlm_trt.export.bundle_writer import BundleWriter
 from sparsevlm_trt.export.checkpoint import Checkpoint
@@ -102,12 +102,16 @@ def export_bundle(
     with BundleWriter(out, overwrite=overwrite) as writer:
         binder = WeightBinder(source, writer)
         graphs: dict[str, GraphSpec] = {}
-        total = len(stages) + len(methods) + 3 + (family.vision is not None)
-        for number, graph in enumerate(_graph_modules(family, stages, methods)):
+        judges, steps = judge_graphs(methods), prune_steps(methods)
+        total = len(stages) + len(judges) + len(steps) + 3 + (family.vision is not None)
+        for number, graph in enumerate(_graph_modules(family, stages, judges, steps)):
             if progress is not None:
                 progress(graph.name, number, total)
             graphs[graph.name] = _write_graph(graph, opset, binder, writer)
             source.release()
+        # Each method finds its prune graph by its own name; methods of one step share the file.
+        by_step = {step: graphs.pop(f"prune_{step}") for step in steps}
+        graphs |= {f"prune_{name}": by_step[step] for name, step in _steps_by_method(methods)}
         for name, content in processor.items():
             writer.add_file(f"processor/{name}", content)
         links = chain_links(graphs, stages)
@@ -133,7 +137,7 @@ def export_bundle(
 
 
 def _graph_modules(
-    family: Family, stages: Iterable[StageSpec], methods: Iterable[str]
+    family: Family, stages: Iterable[StageSpec], judges: Iterable[str], steps: Iterable[Step]
 ) -> Iterator[GraphModule]:
     """Yield one graph module at a time, so that only one is in memory."""
     language = family.language
@@ -143,9 +147,19 @@ def _graph_modules(
     yield language.raters()
     for stage in stages:
         yield language.stage(stage)
-    for method in methods:
-        yield language.prune(method)
+    for judge in judges:
+        yield getattr(language, judge)()
+    for step in steps:
+        yield language.prune(step)
     yield language.head()
+
+
+def _steps_by_method(methods: Iterable[str]) -> Iterator[tuple[str, Step]]:
+    """Pair each method that prunes with its step."""
+    for name in methods:
+        step = get_method(name).step
+        if step is not None:
+            yield name, step
 
 
 def _write_graph(

@@ -1,4 +1,4 @@
-"""The graphs of a language model: embed, raters, stages, prune, head."""
+"""The graphs of a language model: embed, raters, stages, rank, gravity, prune, head."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from sparsevlm_ops.methods import get_method
+from sparsevlm_ops.gravity import gravity_scores, gravity_weights, read_heads
+from sparsevlm_ops.methods import Step
 from sparsevlm_ops.prune import Pruned
+from sparsevlm_ops.rank import rater_rank
 from sparsevlm_ops.raters import rater_mask, rater_scores
-from sparsevlm_ops.steps import PruneStep, step_of
+from sparsevlm_ops.steps import PRUNE_STEPS, PruneStep
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
 from sparsevlm_trt.export.decoder_layer import Projection
@@ -28,6 +30,9 @@ __all__ = ["LanguageGraphs"]
 _BATCH, _NEW, _PAST, _RATERS, _VISUAL, _TEXT, _HEADS = 2, 37, 11, 5, 17, 9, 3
 
 _TOKENS = {0: "batch", 1: "seq_len"}
+_ATTENTION = {0: "batch", 1: "num_heads", 2: "num_raters", 3: "num_visual"}
+_BY_RATER = {0: "batch", 1: "num_raters"}
+_BY_VISUAL = {0: "batch", 1: "num_visual"}
 _BODY_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
 _HEAD_PREFIXES = ("language_model.", "")
 
@@ -127,12 +132,51 @@ class LanguageGraphs:
             weights=self._sources(module, _BODY_PREFIXES),
         )
 
-    def prune(self, method: str) -> GraphModule:
-        """The prune step of a method; one graph serves all boundaries and budgets."""
+    def rank(self) -> GraphModule:
+        """How many independent things the raters look at, for a method that goes by it."""
+        return GraphModule(
+            name="rank",
+            module=_Rank(),
+            inputs={
+                "rater_attention": torch.rand(_BATCH, _HEADS, _RATERS, _VISUAL),
+                "rater_weights": torch.ones(_BATCH, _RATERS),
+            },
+            dynamic={"rater_attention": _ATTENTION, "rater_weights": _BY_RATER},
+            outputs=("rank",),
+            output_axes={"rank": {0: "batch"}},
+        )
+
+    def gravity(self) -> GraphModule:
+        """Scores corrected for distance, for a method that corrects."""
+        table = gravity_weights(self._rotary[0], self.config.head_dim, self.config.max_position)
+        return GraphModule(
+            name="gravity",
+            module=_Gravity(table),
+            inputs={
+                "rater_attention": torch.rand(_BATCH, _HEADS, _RATERS, _VISUAL),
+                "rater_weights": torch.ones(_BATCH, _RATERS),
+                "rater_positions": torch.zeros(_BATCH, _RATERS, dtype=torch.int64),
+                "visual_positions": torch.zeros(_BATCH, _VISUAL, dtype=torch.int64),
+                "num_heads": torch.tensor([2]),
+            },
+            dynamic={
+                "rater_attention": _ATTENTION,
+                "rater_weights": _BY_RATER,
+                "rater_positions": _BY_RATER,
+                "visual_positions": _BY_VISUAL,
+                "num_heads": {},
+            },
+            outputs=("visual_scores",),
+            output_axes={"visual_scores": _BY_VISUAL},
+        )
+
+    def prune(self, step: Step) -> GraphModule:
+        """A prune step; one graph serves all boundaries and budgets, and all methods that take it.
+        """
         attention = torch.rand(_BATCH, _HEADS, _RATERS, _VISUAL)
         return GraphModule(
-            name=f"prune_{method}",
-            module=_Prune(step_of(get_method(method))),
+            name=f"prune_{step}",
+            module=_Prune(PRUNE_STEPS[step]),
             inputs={
                 "hidden_states": self._hidden(_NEW),
                 "position_ids": torch.zeros(_BATCH, _NEW, dtype=torch.int64),
@@ -140,19 +184,16 @@ class LanguageGraphs:
                 "rater_weights": torch.ones(_BATCH, _RATERS),
                 "prefix_length": torch.tensor([4]),
                 "num_kept": torch.tensor([7]),
+                "original_positions": torch.tensor([0]),
             },
             dynamic={
                 "hidden_states": _TOKENS,
                 "position_ids": _TOKENS,
-                "rater_attention": {
-                    0: "batch",
-                    1: "num_heads",
-                    2: "num_raters",
-                    3: "num_visual",
-                },
-                "rater_weights": {0: "batch", 1: "num_raters"},
+                "rater_attention": _ATTENTION,
+                "rater_weights": _BY_RATER,
                 "prefix_length": {},
                 "num_kept": {},
+                "original_positions": {},
             },
             outputs=Pruned._fields,
             output_axes={
@@ -200,6 +241,35 @@ class _Raters(nn.Module):
         return scores, rater_mask(scores)
 
 
+class _Rank(nn.Module):
+    def forward(self, rater_attention: Tensor, rater_weights: Tensor) -> Tensor:
+        return rater_rank(rater_attention, rater_weights)
+
+
+class _Gravity(nn.Module):
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table: Tensor
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(
+        self,
+        rater_attention: Tensor,
+        rater_weights: Tensor,
+        rater_positions: Tensor,
+        visual_positions: Tensor,
+        num_heads: Tensor,
+    ) -> Tensor:
+        return gravity_scores(
+            rater_attention,
+            rater_weights,
+            rater_positions,
+            visual_positions,
+            read_heads(num_heads, rater_attention.shape[1]),
+            self.table,
+        )
+
+
 class _Prune(nn.Module):
     def __init__(self, step: PruneStep) -> None:
         super().__init__()
@@ -213,9 +283,16 @@ class _Prune(nn.Module):
         rater_weights: Tensor,
         prefix_length: Tensor,
         num_kept: Tensor,
+        original_positions: Tensor,
     ) -> Pruned:
         return self._step(
-            hidden_states, position_ids, rater_attention, rater_weights, prefix_length, num_kept
+            hidden_states,
+            position_ids,
+            rater_attention,
+            rater_weights,
+            prefix_length,
+            num_kept,
+            original_positions,
         )
 
 

@@ -1,10 +1,8 @@
 """A prune step that keeps the best tokens and lets the others go."""
 
-import torch
 from torch import Tensor
 
-from sparsevlm_ops.methods import Positions
-from sparsevlm_ops.prune import Pruned, read_count, source_rows, take_rows
+from sparsevlm_ops.prune import Pruned, next_positions, read_count, source_rows, take_rows
 from sparsevlm_ops.scoring import visual_scores
 from sparsevlm_ops.selection import select
 
@@ -16,19 +14,18 @@ def keep_step(
     rater_weights: Tensor,
     prefix_length: Tensor,
     num_kept: Tensor,
-    *,
-    positions: Positions,
+    original_positions: Tensor,
 ) -> Pruned:
     """Keep the K visual tokens of highest score, in order; nothing is merged.
 
     Args:
-        hidden_states: As in `prune.prune_step`, like all but the last.
+        hidden_states: As in `prune.prune_step`, like all others.
         position_ids: `[B, S]`, int64.
         rater_attention: `[B, H, R, V]`, float32; one row of given scores, `[B, 1, 1, V]`, serves.
         rater_weights: `[B, R]`, float32.
         prefix_length: P, `[1]`, int64.
         num_kept: K, `[1]`, int64, 1 to V - 1.
-        positions: Whether survivors are renumbered or keep their position ids.
+        original_positions: `[1]`, int64.
 
     Raises:
         ValueError: K is not between 1 and V - 1.
@@ -41,14 +38,9 @@ def keep_step(
     scores = visual_scores(rater_attention, rater_weights)
     kept, nothing = select(scores, K, 0)
     rows = source_rows(kept, prefix_length, V, 0, S)
-    compact = positions == "compact"
     return Pruned(
         next_hidden_states=take_rows(hidden_states, rows),
-        next_position_ids=(
-            position_ids.narrow(1, 0, S - V + K)
-            if compact
-            else torch.gather(position_ids, 1, rows)
-        ),
+        next_position_ids=next_positions(position_ids, rows, original_positions),
         visual_scores=scores,
         kept_index=kept,
         merge_candidates=nothing,

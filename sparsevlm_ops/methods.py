@@ -1,9 +1,12 @@
 """The pruning methods by name: what each does at a boundary, without the doing."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 Judge = Literal["raters", "last_token", "chance", "cells", "nobody"]
+Scoring = Literal["mean", "gravity"]
+Counts = Literal["table", "once", "pyramid", "rank"]
 Step = Literal["recycle", "keep", "pool"]
 Positions = Literal["compact", "original"]
 
@@ -18,22 +21,27 @@ class Method:
             by their attention. "last_token": the prompt's last token, by its attention. "chance"
             and "cells": the host, without the model (`sparsevlm_ops.host_scores`). "nobody": the
             method never prunes.
+        scoring: How attention becomes scores. "mean": over heads and judges. "gravity": corrected
+            for distance, over the heads that look at the image most (`sparsevlm_ops.gravity`).
+        counts: How many tokens are kept after each boundary. "table": the authors' counts of a
+            budget. "once": one boundary, the first, in place of several. "pyramid": the same share
+            at each boundary. "rank": the prompt decides (`sparsevlm_ops.rank_rule`).
         step: What a prune step does with the scores. "recycle": keep the best, merge some of the
             others. "keep": keep the best. "pool": average the tokens of equal score. None: there
             is no step.
-        once: Whether a budget means one boundary, the first, in place of several.
-        positions: "compact": survivors are renumbered without gaps, and each stage decodes at its
-            own cache length; "original": survivors keep their position ids, and every stage
-            decodes at the unpruned length.
+        positions: What holds unless a request says otherwise. "compact": survivors are renumbered
+            without gaps, and each stage decodes at its own cache length; "original": survivors
+            keep their position ids, and every stage decodes at the unpruned length.
         source: Where the rule is written down.
     """
 
     name: str
     judge: Judge
     step: Step | None
-    once: bool
     positions: Positions
     source: str
+    scoring: Scoring = "mean"
+    counts: Counts = "table"
 
     @property
     def prunes(self) -> bool:
@@ -51,6 +59,13 @@ class Method:
         return self.step == "recycle"
 
     @property
+    def judge_graph(self) -> str | None:
+        """The graph that reads the raters' attention before the prune step, if there is one."""
+        if self.counts == "rank":
+            return "rank"
+        return "gravity" if self.scoring == "gravity" else None
+
+    @property
     def pools(self) -> bool:
         """Whether all tokens are averaged in cells of their grid."""
         return self.step == "pool"
@@ -63,23 +78,45 @@ METHODS: dict[str, Method] = {
             name="sparsevlm",
             judge="raters",
             step="recycle",
-            once=False,
             positions="compact",
             source="SparseVLM (arXiv 2410.04417), the authors' fixed-budget version 1.5",
         ),
         Method(
+            name="sparsevlm-adaptive",
+            judge="raters",
+            counts="rank",
+            step="recycle",
+            positions="compact",
+            source="SparseVLM (arXiv 2410.04417), the authors' version 1.0: the rank decides",
+        ),
+        Method(
+            name="sparsevlm+",
+            judge="raters",
+            scoring="gravity",
+            step="keep",
+            positions="original",
+            source="SparseVLM+, the authors' version 2.0: corrected scores of some heads",
+        ),
+        Method(
             name="fastv",
             judge="last_token",
+            counts="once",
             step="keep",
-            once=True,
             positions="original",
             source="FastV (arXiv 2403.06764); here on the output of the first boundary's layer",
+        ),
+        Method(
+            name="pyramiddrop",
+            judge="last_token",
+            counts="pyramid",
+            step="keep",
+            positions="compact",
+            source="PyramidDrop (arXiv 2410.17247); here at this bundle's boundaries",
         ),
         Method(
             name="random",
             judge="chance",
             step="keep",
-            once=False,
             positions="compact",
             source="control: sparsevlm's counts and positions, tokens drawn by chance",
         ),
@@ -87,7 +124,6 @@ METHODS: dict[str, Method] = {
             name="uniform",
             judge="cells",
             step="pool",
-            once=False,
             positions="compact",
             source="control: sparsevlm's counts and positions, tokens averaged on a coarser grid",
         ),
@@ -95,12 +131,23 @@ METHODS: dict[str, Method] = {
             name="none",
             judge="nobody",
             step=None,
-            once=False,
             positions="original",
             source="the unpruned model",
         ),
     )
 }
+
+
+def judge_graphs(names: Iterable[str]) -> tuple[str, ...]:
+    """Name the judge graphs that methods need, each once, in their order."""
+    graphs = (get_method(name).judge_graph for name in names)
+    return tuple(dict.fromkeys(graph for graph in graphs if graph is not None))
+
+
+def prune_steps(names: Iterable[str]) -> tuple[Step, ...]:
+    """Name the prune steps that methods take, each once, in their order."""
+    steps = (get_method(name).step for name in names)
+    return tuple(dict.fromkeys(step for step in steps if step is not None))
 
 
 def get_method(name: str) -> Method:

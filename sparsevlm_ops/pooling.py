@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsevlm_ops.prune import Pruned, read_count, take_rows
+from sparsevlm_ops.prune import Pruned, next_positions, read_count, take_rows
 from sparsevlm_ops.scoring import visual_scores
 
 
@@ -31,20 +31,23 @@ def pool_step(
     rater_weights: Tensor,
     prefix_length: Tensor,
     num_kept: Tensor,
+    original_positions: Tensor,
 ) -> Pruned:
     """Replace the visual tokens by the means of K cells.
 
-    No token stays as it was: `kept_index` is empty, and all tokens are merge candidates. Positions
-    are compact, as those of a smaller image.
+    No token stays as it was: `kept_index` is empty, and all tokens are merge candidates. Compact
+    positions are those of a smaller image; by original ones a cell stands at the mean of its
+    tokens' position ids, rounded down.
 
     Args:
-        hidden_states: As in `prune.prune_step`, but for the next one and the last.
+        hidden_states: As in `prune.prune_step`, but for the three that are told here.
         position_ids: `[B, S]`, int64.
         rater_attention: The cell of each token, `[B, 1, 1, V]`, float32 whole numbers from 0, of
             `host_scores.cell_scores`.
         rater_weights: `[B, 1]`, float32, ones.
         prefix_length: P, `[1]`, int64.
         num_kept: K, `[1]`, int64, the number of cells, 1 to V - 1.
+        original_positions: `[1]`, int64, 0 or 1.
 
     Raises:
         ValueError: K is not between 1 and V - 1.
@@ -54,7 +57,10 @@ def pool_step(
     K = read_count(num_kept, V)
     cells = visual_scores(rater_attention, rater_weights)
     block = torch.arange(V, device=hidden_states.device).expand(B, V)
-    means = cell_means(take_rows(hidden_states, block + prefix_length), cells, K)
+    visual = block + prefix_length  # [B, V]
+    means = cell_means(take_rows(hidden_states, visual), cells, K)
+    numbers = torch.gather(position_ids, 1, visual)[:, :, None]
+    at_means = cell_means(numbers.float(), cells, K)[:, :, 0].floor().to(torch.int64)
 
     place = torch.arange(S - V + K, device=hidden_states.device)
     among_cells = place - prefix_length
@@ -63,7 +69,11 @@ def pool_step(
     rows = torch.cat([hidden_states, means], dim=1)
     return Pruned(
         next_hidden_states=torch.index_select(rows, 1, source),
-        next_position_ids=position_ids.narrow(1, 0, S - V + K),
+        next_position_ids=next_positions(
+            torch.cat([position_ids, at_means], dim=1),
+            source.expand(B, S - V + K),
+            original_positions,
+        ),
         visual_scores=cells,
         kept_index=block.narrow(1, 0, 0),
         merge_candidates=block,

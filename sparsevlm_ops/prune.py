@@ -5,7 +5,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from sparsevlm_ops.recycling import merge_clusters
+from sparsevlm_ops.recycling import clusters, cluster_means
 from sparsevlm_ops.schedule import num_candidates, num_merged
 from sparsevlm_ops.scoring import visual_scores
 from sparsevlm_ops.selection import select
@@ -38,18 +38,18 @@ def take_rows(states: Tensor, index: Tensor) -> Tensor:
     return rows.reshape(B, index.shape[1], N)
 
 
-def read_count(num_kept: Tensor, num_visual: int) -> int:
+def read_count(num_kept: Tensor, num_visual: int, least: int = 1) -> int:
     """Read K, and tell the tracer, which cannot see it, that it is a right one.
 
     Raises:
-        ValueError: K is not between 1 and V - 1.
+        ValueError: K is not between `least` and V - 1.
     """
     K = cast("int", num_kept.item())
-    for holds in (K >= 1, num_visual > K):
+    for holds in (K >= least, num_visual > K):
         torch._check_value(  # type: ignore[no-untyped-call]
             holds,
             lambda: (
-                f"num_kept | got {K} of {num_visual} visual tokens | expected 1 to "
+                f"num_kept | got {K} of {num_visual} visual tokens | expected {least} to "
                 f"{num_visual - 1} | use sparsevlm_ops.schedule.num_kept"
             ),
         )
@@ -64,7 +64,7 @@ def source_rows(
     The prefix length is data, not shape, so no slice can be cut: each place works it out.
 
     Args:
-        kept: `[B, K]`, K of 1 or more, ascending, relative to the visual block.
+        kept: `[B, K]`, ascending, relative to the visual block.
         prefix_length: P, `[1]`.
         num_visual: V.
         num_merged: C; merged rows lie behind the old sequence.
@@ -76,7 +76,9 @@ def source_rows(
     K = kept.shape[1]
     place = torch.arange(length - num_visual + K + num_merged, device=kept.device)
     among_kept = place - prefix_length
-    kept_row = torch.index_select(kept, 1, among_kept.clamp(0, K - 1)) + prefix_length
+    # One column more, so that there is one to point at where nothing is kept.
+    padded = torch.cat([kept, kept.new_zeros(kept.shape[0], 1)], dim=1)
+    kept_row = torch.index_select(padded, 1, among_kept.clamp(0, K)) + prefix_length
     behind = torch.where(
         among_kept < K + num_merged,
         length + among_kept - K,
@@ -86,6 +88,22 @@ def source_rows(
     return torch.where(among_kept < 0, place, source)
 
 
+def next_positions(position_ids: Tensor, rows: Tensor, original: Tensor) -> Tensor:
+    """Number the next sequence.
+
+    Args:
+        position_ids: `[B, S + C]`, int64: those of the old sequence, then of the merged tokens.
+        rows: Of `source_rows`, `[B, S']` with S' of S at most.
+        original: `[1]`, int64. 0: the survivors take the first numbers of the old sequence.
+            1: each keeps its own.
+
+    Returns:
+        `[B, S']`, int64.
+    """
+    own = torch.gather(position_ids, 1, rows)
+    return torch.where(original == 0, position_ids.narrow(1, 0, rows.shape[1]), own)
+
+
 def prune_step(
     hidden_states: Tensor,
     position_ids: Tensor,
@@ -93,10 +111,9 @@ def prune_step(
     rater_weights: Tensor,
     prefix_length: Tensor,
     num_kept: Tensor,
+    original_positions: Tensor,
 ) -> Pruned:
-    """Prune the visual tokens of a stage's output, method `sparsevlm`.
-
-    Positions are compact: the survivors take the first ones of the old sequence.
+    """Prune the visual tokens of a stage's output, and merge some of the dropped ones.
 
     Args:
         hidden_states: `[B, S, N]`, float32 or float16: P prefix, V visual, then text.
@@ -104,25 +121,31 @@ def prune_step(
         rater_attention: `[B, H, R, V]`, float32, of `scoring.rater_attention`.
         rater_weights: `[B, R]`, float32, 1 or, for padding, 0.
         prefix_length: P, `[1]`, int64.
-        num_kept: K, `[1]`, int64, 1 to V - 1.
+        num_kept: K, `[1]`, int64, 0 to V - 1.
+        original_positions: `[1]`, int64. 0: the survivors are numbered without gaps. 1: they keep
+            their position ids, and a merged token has that of its cluster's centre.
 
     Raises:
-        ValueError: K is not between 1 and V - 1.
+        ValueError: K is not between 0 and V - 1.
 
-    Source: SparseVLM 3.3 and 3.4; the authors' code, v1.5.
+    Source: SparseVLM 3.3 and 3.4; the authors' code, v1.5 and v1.0.
     """
     S, V = hidden_states.shape[1], rater_attention.shape[3]
-    K = read_count(num_kept, V)
+    K = read_count(num_kept, V, least=0)
     M = num_candidates(V - K)
     C = num_merged(M)
 
     scores = visual_scores(rater_attention, rater_weights)
     kept, candidates = select(scores, K, M)
-    merged = merge_clusters(take_rows(hidden_states, candidates + prefix_length), C)
-    rows = torch.cat([hidden_states, merged], dim=1)
+    tokens = take_rows(hidden_states, candidates + prefix_length)
+    centres, member = clusters(tokens, C)
+    merged = cluster_means(tokens, member)
+    at_centres = torch.gather(position_ids, 1, torch.gather(candidates, 1, centres) + prefix_length)
+    rows = source_rows(kept, prefix_length, V, C, S)
+    numbers = torch.cat([position_ids, at_centres], dim=1)
     return Pruned(
-        next_hidden_states=take_rows(rows, source_rows(kept, prefix_length, V, C, S)),
-        next_position_ids=position_ids.narrow(1, 0, S - V + K + C),
+        next_hidden_states=take_rows(torch.cat([hidden_states, merged], dim=1), rows),
+        next_position_ids=next_positions(numbers, rows, original_positions),
         visual_scores=scores,
         kept_index=kept,
         merge_candidates=candidates,

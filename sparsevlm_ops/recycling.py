@@ -57,6 +57,39 @@ def cluster_centres(squared: Tensor, num_clusters: int) -> Tensor:
     return centres
 
 
+def clusters(tokens: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
+    """Group tokens around the centres among them.
+
+    Args:
+        tokens: `[B, M, N]`; compared in float32.
+        num_clusters: C, 1 to M.
+
+    Returns:
+        Centre index `[B, C]`, int64, and who belongs to whom, `[B, C, M]`, float32 ones and
+        zeros, in the order of the centres.
+    """
+    B, M = tokens.shape[:2]
+    squared = squared_distances(tokens.float())
+    centres = cluster_centres(squared, num_clusters)
+    rows = centres[:, :, None].expand(B, num_clusters, M)
+    to_centre = torch.gather(squared, 1, rows)  # [B, C, M]
+    # Below every distance, so that a centre belongs to itself even beside its own duplicate.
+    index = torch.arange(M, device=tokens.device)
+    to_centre = torch.where(centres[:, :, None] == index, -1.0, to_centre)
+    label = to_centre.argmin(dim=1, keepdim=True)  # [B, 1, M], the first centre on a tie
+    cluster = torch.arange(num_clusters, device=tokens.device)
+    return centres, (label == cluster[:, None]).float()
+
+
+def cluster_means(tokens: Tensor, member: Tensor) -> Tensor:
+    """Average the tokens of each cluster: `[B, M, N]` by `[B, C, M]` gives `[B, C, N]`.
+
+    Computed in float32, returned in the tokens' dtype.
+    """
+    size = member.sum(dim=-1, keepdim=True)  # [B, C, 1]
+    return ((member @ tokens.float()) / (size + COUNT_EPSILON)).to(tokens.dtype)
+
+
 def merge_clusters(tokens: Tensor, num_clusters: int) -> Tensor:
     """Merge tokens into one per cluster.
 
@@ -70,17 +103,4 @@ def merge_clusters(tokens: Tensor, num_clusters: int) -> Tensor:
 
     Source: SparseVLM 3.4, "token recycling"; the mean is unweighted in the authors' code.
     """
-    B, M = tokens.shape[:2]
-    exact = tokens.float()
-    squared = squared_distances(exact)
-    centres = cluster_centres(squared, num_clusters)
-    rows = centres[:, :, None].expand(B, num_clusters, M)
-    to_centre = torch.gather(squared, 1, rows)  # [B, C, M]
-    # Below every distance, so that a centre belongs to itself even beside its own duplicate.
-    index = torch.arange(M, device=tokens.device)
-    to_centre = torch.where(centres[:, :, None] == index, -1.0, to_centre)
-    label = to_centre.argmin(dim=1, keepdim=True)  # [B, 1, M], the first centre on a tie
-    cluster = torch.arange(num_clusters, device=tokens.device)
-    member = (label == cluster[:, None]).float()  # [B, C, M]
-    size = member.sum(dim=-1, keepdim=True)  # [B, C, 1]
-    return ((member @ exact) / (size + COUNT_EPSILON)).to(tokens.dtype)
+    return cluster_means(tokens, clusters(tokens, num_clusters)[1])
