@@ -166,13 +166,12 @@ class LanguageGraphs:
                 "visual_positions": _BY_VISUAL,
                 "num_heads": {},
             },
-            outputs=("visual_scores",),
-            output_axes={"visual_scores": _BY_VISUAL},
+            outputs=("corrected_attention",),
+            output_axes={"corrected_attention": {0: "batch", 3: "num_visual"}},
         )
 
     def prune(self, step: Step) -> GraphModule:
-        """A prune step; one graph serves all boundaries and budgets, and all methods that take it.
-        """
+        """A prune step: one graph for all boundaries and budgets, and all methods that take it."""
         attention = torch.rand(_BATCH, _HEADS, _RATERS, _VISUAL)
         return GraphModule(
             name=f"prune_{step}",
@@ -260,7 +259,7 @@ class _Gravity(nn.Module):
         visual_positions: Tensor,
         num_heads: Tensor,
     ) -> Tensor:
-        return gravity_scores(
+        scores = gravity_scores(
             rater_attention,
             rater_weights,
             rater_positions,
@@ -268,6 +267,7 @@ class _Gravity(nn.Module):
             read_heads(num_heads, rater_attention.shape[1]),
             self.table,
         )
+        return scores[:, None, None]  # as of one head and one rater, which a prune step takes
 
 
 class _Prune(nn.Module):

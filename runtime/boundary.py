@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsevlm_ops.cells import Grid, block_grid
-from sparsevlm_ops.methods import Method
+from sparsevlm_ops.heads import DEFAULT_NUM_HEADS, count_heads
+from sparsevlm_ops.methods import Method, Positions
+from sparsevlm_ops.rank_rule import RankRule
 from sparsevlm_ops.schedule import BoundaryCounts, Schedule, boundary_counts
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.runner import Array
@@ -58,20 +60,44 @@ class Pruning:
         replay: Visual scores of each boundary, `[V]` or `[B, V]`, to use in place of the raters'
             attention; None to let the method decide.
         seed: Of a method that draws its scores.
+        rank_rule: Tokens kept by rank, where no schedule says how many.
+        num_heads: Heads that score, or their share, for a method that chooses among them.
+        positions: How survivors are numbered; None for the method's own way.
     """
 
     method: Method
     schedule: Schedule | None
     replay: tuple[Floats, ...] | None = None
     seed: int = 0
+    rank_rule: RankRule | None = None
+    num_heads: int | float = DEFAULT_NUM_HEADS
+    positions: Positions | None = None
 
-    def steps(self, num_visual: int, image_grid: Grid | None) -> dict[int, BoundaryCounts]:
-        """Count the boundaries that prune, by layer.
+    @property
+    def prunes(self) -> bool:
+        """Whether any boundary may drop tokens."""
+        return self.schedule is not None or self.rank_rule is not None
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether survivors are numbered without gaps."""
+        return (self.positions or self.method.positions) == "compact"
+
+    def count_heads(self, available: int) -> int:
+        """Count the heads that score, of those the model has."""
+        return count_heads(self.num_heads, available)
+
+    def steps(
+        self, num_visual: int, image_grid: Grid | None
+    ) -> Mapping[int, BoundaryCounts | None]:
+        """Count the boundaries that prune, by layer; None where the prompt decides on the way.
 
         Args:
             num_visual: Tokens of the visual block.
             image_grid: Rows and columns of one image's tokens, if known.
         """
+        if self.schedule is None and self.rank_rule is not None and num_visual >= 2:
+            return dict.fromkeys(self.rank_rule.layers)
         if self.schedule is None:
             return {}
         pools = block_grid(num_visual, image_grid) if self.method.pools else None

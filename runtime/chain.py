@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,7 @@ from sparsevlm_trt.runtime.boundary import (
     votes_of_mask,
 )
 from sparsevlm_trt.runtime.device_array import Tensor, contiguous
+from sparsevlm_trt.runtime.judging import Asked, judge
 from sparsevlm_trt.runtime.kv_cache import StageCache
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Runner
@@ -134,7 +136,6 @@ class Chain:
         prunes: list[list[StageTrace]] = [[] for _ in range(batch)]
         for number, stage in enumerate(self._stages):
             layer = stage.stop - 1
-            step = steps.get(layer)
             cache = StageCache(
                 range(stage.first, stage.stop),
                 batch,
@@ -145,27 +146,38 @@ class Chain:
             )
             caches.append(cache)
             start = layout.prefix + num_visual
-            asks = step is not None and votes.scores is None
+            acts = layer in steps and num_visual >= 2
+            asks = acts and votes.scores is None
             rater_index = votes.offsets + start if asks else _nothing(batch)
             block = np.arange(layout.prefix, start, dtype=np.int64)
             visual_index = np.tile(block, (batch, 1)) if asks else _nothing(batch)
             hidden, attention = self._stage(
                 number, hidden, positions, cache, rater_index, visual_index, clock
             )
-            if step is None:
+            if not acts:
                 continue
             if votes.scores is not None:
                 scores = votes.scores[len(prunes[0])]
                 attention = np.ascontiguousarray(scores[:, None, None])  # [B, 1, 1, V]
+            judged = judge(
+                partial(self._run, clock=clock),
+                pruning,
+                votes,
+                steps[layer],
+                Asked(layer, num_visual, attention, positions, rater_index, visual_index),
+            )
+            if not judged.step.prunes:
+                continue
             out = self._run(
                 f"prune_{pruning.method.name}",
                 {
                     "hidden_states": hidden,
                     "position_ids": positions,
-                    "rater_attention": attention,
-                    "rater_weights": votes.weights,
+                    "rater_attention": judged.attention,
+                    "rater_weights": judged.weights,
                     "prefix_length": np.array([layout.prefix], np.int64),
-                    "num_kept": np.array([step.num_asked], np.int64),
+                    "num_kept": np.array([judged.step.num_asked], np.int64),
+                    "original_positions": np.array([not pruning.is_compact], np.int64),
                 },
                 clock,
                 step=f"prune_{layer}",
@@ -178,7 +190,7 @@ class Chain:
                 trace = stage_trace(layer, told, row, num_in, num_visual, patches[row])
                 patches[row] = trace.patches
                 done.append(trace)
-        state = ChainState(caches, length, pruning.method.positions == "compact", prunes)
+        state = ChainState(caches, length, pruning.is_compact, prunes)
         return self._logits(hidden, clock), state
 
     def decode(self, tokens: Index, state: ChainState, clock: Clock) -> Floats:
@@ -207,21 +219,22 @@ class Chain:
         embeds: Tensor,
         layout: Layout,
         pruning: Pruning,
-        steps: Mapping[int, BoundaryCounts],
+        steps: Mapping[int, BoundaryCounts | None],
         clock: Clock,
     ) -> Votes:
         """Find out who judges the visual tokens: given scores, tokens of the text, or nobody."""
         batch = embeds.shape[0]
         if pruning.replay is not None and pruning.schedule is not None:
-            counts = {layer: step.num_in for layer, step in steps.items()}
+            counts = {layer: step.num_in for layer, step in steps.items() if step}
             return replayed_votes(pruning.replay, counts, batch)
         if not steps:
             return Votes.nobody(batch)
-        judge = pruning.method.judge
-        if judge in HOST_RULES:
+        who = pruning.method.judge
+        if who in HOST_RULES:
             grid = block_grid(layout.num_visual, self._image_grid)
-            return Votes.given(HOST_RULES[judge](steps.values(), grid, pruning.seed), batch)
-        if judge == "last_token" or layout.num_text == 0:
+            counted = [step for step in steps.values() if step]
+            return Votes.given(HOST_RULES[who](counted, grid, pruning.seed), batch)
+        if who == "last_token" or layout.num_text == 0:
             return Votes.last_token(batch, layout.num_text)
         start = layout.prefix + layout.num_visual
         visual, text = embeds[:, layout.prefix : start], embeds[:, start:]

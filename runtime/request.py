@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsevlm_ops.matching import equal_schedule
-from sparsevlm_ops.methods import Method, get_method
+from sparsevlm_ops.methods import Method, Positions, get_method
 from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, Schedule
 from sparsevlm_trt.runtime.boundary import Pruning
 from sparsevlm_trt.runtime.errors import InputError, PlanError
 from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
+from sparsevlm_trt.runtime.method_options import method_options, rank_rule
 from sparsevlm_trt.runtime.sampling import Sampler
 from sparsevlm_trt.runtime.stops import StopMatcher
 
@@ -32,6 +33,12 @@ class Options(TypedDict, total=False):
     Attributes:
         method: Pruning method; the bundle's by default.
         method_seed: Of a method that draws its tokens, 0 by default.
+        positions: "compact": survivors are renumbered without gaps; "original": they keep their
+            position ids. The method's own way by default.
+        scale: Of method `sparsevlm-adaptive`: tokens kept for each rank, 13.5 by default.
+        bias: Of the same: tokens kept beyond these, 0 by default.
+        num_heads: Of method `sparsevlm+`: heads that score, 14 by default, or their share if it
+            is a fraction.
         budget: Nominal average of visual tokens: 192, 128, 96, 64 or 32.
         schedule: Tokens kept after each pruning layer, e.g. "2:300,6:200,15:110"; in place of
             a budget.
@@ -49,6 +56,10 @@ class Options(TypedDict, total=False):
 
     method: str | None
     method_seed: int
+    positions: Positions | None
+    scale: float | None
+    bias: float | None
+    num_heads: int | float | None
     budget: int | None
     schedule: ScheduleLike | None
     max_new_tokens: int
@@ -116,6 +127,10 @@ def make_request(manifest: Manifest, options: Options) -> Request:
         schedule=given.pop("schedule", None),
         replay=given.pop("replay", None),
         method_seed=given.pop("method_seed", 0),
+        positions=given.pop("positions", None),
+        scale=given.pop("scale", None),
+        bias=given.pop("bias", None),
+        num_heads=given.pop("num_heads", None),
     )
     request = Request(
         pruning,
@@ -146,6 +161,10 @@ def plan_pruning(
     replay: Sequence[Any] | None = None,
     method_seed: int = 0,
     num_visual: int | None = None,
+    positions: str | None = None,
+    scale: float | None = None,
+    bias: float | None = None,
+    num_heads: int | float | None = None,
 ) -> Pruning:
     """Decide how to prune: what is asked for, else the bundle's plan.
 
@@ -162,14 +181,19 @@ def plan_pruning(
         method_seed: Of a method that draws, 0 or more.
         num_visual: Visual tokens of the prompt that counts are made equal for; one image's by
             default.
+        positions: "compact" or "original"; the method's own way by default.
+        scale: Of a method that goes by rank.
+        bias: Of a method that goes by rank.
+        num_heads: Of a method that chooses heads.
 
     Raises:
-        InputError: The seed or the scores cannot be used.
+        InputError: The seed, the scores or an option of the method cannot be used.
         PlanError: The method has no graph here, the budget is unknown, both budget and schedule
             are given, or the schedule prunes where the bundle is not cut.
     """
     plan = manifest.plan
     chosen = _method(method or plan.method, plan)
+    own = method_options(chosen, positions=positions, scale=scale, bias=bias, num_heads=num_heads)
     if not chosen.prunes:
         return Pruning(chosen, None)
     if budget is not None and schedule is not None:
@@ -181,6 +205,10 @@ def plan_pruning(
         raise InputError(
             f"method_seed | got {method_seed!r} | expected a whole number, 0 or more | change it"
         )
+    scores = None if replay is None else _scores(replay)
+    if chosen.counts == "rank" and schedule is None:
+        rule = rank_rule(plan, manifest.model.num_layers, budget, own)
+        return Pruning(chosen, None, scores, method_seed, rule, own.num_heads, own.positions)
     if num_visual is None:
         num_visual = manifest.vision.num_visual if manifest.vision else BUDGET_VISUAL_TOKENS
     try:
@@ -196,8 +224,7 @@ def plan_pruning(
             f"bundle's boundaries: {', '.join(map(str, plan.boundaries)) or 'none'} | "
             "use those, or export with the boundaries you need"
         )
-    scores = None if replay is None else _scores(replay)
-    return Pruning(chosen, kept, scores, method_seed)
+    return Pruning(chosen, kept, scores, method_seed, None, own.num_heads, own.positions)
 
 
 def _method(name: str, plan: PlanSpec) -> Method:

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from sparsevlm_ops.topk import top_k
 
-# Source: the authors' v2.0 averages 14 of LLaVA-1.5-7B's 32 heads.
-AUTHORS_NUM_HEADS = 14
 # The authors ran it on prompts of up to about 700 tokens: up to here their formula holds as it is.
 AUTHORS_REACH = 704
 # Further on it holds as long as it stays above this share of its value at distance 0.
@@ -73,7 +71,7 @@ def gravity_scores(
 
     Source: the authors' code, v2.0.
     """
-    B, H, R, V = attention.shape
+    B, _, R, V = attention.shape
     distance = (rater_positions[:, :, None] - visual_positions[:, None, :]).abs()  # [B, R, V]
     place = distance.clamp(max=table.shape[0] - 1).reshape(-1)
     favour = torch.index_select(table, 0, place).reshape(B, 1, R, V)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsevlm_ops.prune import Pruned, next_positions, read_count, take_rows
+from sparsevlm_ops.prune import Pruned, next_positions, read_count, take_numbers, take_rows
 from sparsevlm_ops.scoring import visual_scores
 
 
@@ -59,8 +59,10 @@ def pool_step(
     block = torch.arange(V, device=hidden_states.device).expand(B, V)
     visual = block + prefix_length  # [B, V]
     means = cell_means(take_rows(hidden_states, visual), cells, K)
-    numbers = torch.gather(position_ids, 1, visual)[:, :, None]
-    at_means = cell_means(numbers.float(), cells, K)[:, :, 0].floor().to(torch.int64)
+    numbers = take_numbers(position_ids, visual)
+    columns = numbers if numbers.dim() == 3 else numbers[:, :, None]
+    at_means = cell_means(columns.float(), cells, K).floor().to(torch.int64)
+    at_means = at_means if numbers.dim() == 3 else at_means[:, :, 0]
 
     place = torch.arange(S - V + K, device=hidden_states.device)
     among_cells = place - prefix_length

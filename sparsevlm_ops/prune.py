@@ -5,7 +5,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from sparsevlm_ops.recycling import clusters, cluster_means
+from sparsevlm_ops.recycling import cluster_means, clusters
 from sparsevlm_ops.schedule import num_candidates, num_merged
 from sparsevlm_ops.scoring import visual_scores
 from sparsevlm_ops.selection import select
@@ -45,7 +45,7 @@ def read_count(num_kept: Tensor, num_visual: int, least: int = 1) -> int:
         ValueError: K is not between `least` and V - 1.
     """
     K = cast("int", num_kept.item())
-    for holds in (K >= least, num_visual > K):
+    for holds in (least <= K, num_visual > K):
         torch._check_value(  # type: ignore[no-untyped-call]
             holds,
             lambda: (
@@ -88,19 +88,27 @@ def source_rows(
     return torch.where(among_kept < 0, place, source)
 
 
+def take_numbers(position_ids: Tensor, index: Tensor) -> Tensor:
+    """Gather position ids `[B, L]` or `[B, L, 3]` by `[B, n]`."""
+    if position_ids.dim() == 3:
+        index = index[:, :, None].expand(-1, -1, position_ids.shape[2])
+    return torch.gather(position_ids, 1, index)
+
+
 def next_positions(position_ids: Tensor, rows: Tensor, original: Tensor) -> Tensor:
     """Number the next sequence.
 
     Args:
-        position_ids: `[B, S + C]`, int64: those of the old sequence, then of the merged tokens.
+        position_ids: `[B, S + C]` (or three numbers a token, `[B, S + C, 3]`), int64: those of
+            the old sequence, then of the merged tokens.
         rows: Of `source_rows`, `[B, S']` with S' of S at most.
         original: `[1]`, int64. 0: the survivors take the first numbers of the old sequence.
             1: each keeps its own.
 
     Returns:
-        `[B, S']`, int64.
+        `[B, S']` or `[B, S', 3]`, int64.
     """
-    own = torch.gather(position_ids, 1, rows)
+    own = take_numbers(position_ids, rows)
     return torch.where(original == 0, position_ids.narrow(1, 0, rows.shape[1]), own)
 
 
@@ -140,7 +148,7 @@ def prune_step(
     tokens = take_rows(hidden_states, candidates + prefix_length)
     centres, member = clusters(tokens, C)
     merged = cluster_means(tokens, member)
-    at_centres = torch.gather(position_ids, 1, torch.gather(candidates, 1, centres) + prefix_length)
+    at_centres = take_numbers(position_ids, torch.gather(candidates, 1, centres) + prefix_length)
     rows = source_rows(kept, prefix_length, V, C, S)
     numbers = torch.cat([position_ids, at_centres], dim=1)
     return Pruned(

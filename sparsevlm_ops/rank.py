@@ -105,9 +105,7 @@ def _is_unsure(
     return (is_first | (step > 0) | near.any()) & (num_passes < MOST_PASSES)
 
 
-def _refine(
-    step: Tensor, num_passes: Tensor, rest: Tensor, factor: Tensor, side: Tensor
-) -> State:
+def _refine(step: Tensor, num_passes: Tensor, rest: Tensor, factor: Tensor, side: Tensor) -> State:
     """Go on with a pass over the rows of the last factor."""
     is_new = step < 1
     rows = torch.where(is_new, factor, rest)
@@ -118,12 +116,10 @@ def _refine(
     return step, num_passes + is_done.to(torch.int64), rows, noted, side.clone()
 
 
-def _repeat(
-    condition: Callable[..., Tensor], body: Callable[..., State], state: State
-) -> State:
+def _repeat(condition: Callable[..., Tensor], body: Callable[..., State], state: State) -> State:
     """Run a body while a condition holds; traced, it becomes one Loop node."""
     if torch.compiler.is_exporting():
-        looped: State = while_loop(condition, body, state)
+        looped: State = while_loop(condition, body, state)  # type: ignore[no-untyped-call]
         return looped
     while bool(condition(*state)):
         state = body(*state)

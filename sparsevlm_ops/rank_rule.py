@@ -10,8 +10,6 @@ AUTHORS_RANK_RULES: dict[int, tuple[float, float]] = {
     128: (9.0, 6.0),
     64: (0.8, 0.0),
 }
-# Source: the authors' v1.0; after these layers of a 32-layer model.
-AUTHORS_RANK_LAYERS = (2, 6, 15, 19)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +43,8 @@ class RankRule:
             )
         if not (0 <= self.scale < float("inf") and abs(self.bias) < float("inf")):
             raise ValueError(
-                f"scale, bias | got {self.scale}, {self.bias} | expected finite numbers, the scale "
-                "0 or more | the authors' are 13.5 and 0, 9 and 6, 0.8 and 0"
+                f"scale, bias | got {self.scale}, {self.bias} | expected finite numbers, the "
+                "scale 0 or more | the authors' are 13.5 and 0, 9 and 6, 0.8 and 0"
             )
 
     def counts(self, layer: int, num_visual: int, rank: int) -> BoundaryCounts:

@@ -4,8 +4,8 @@ One prompt, one layer after the other, the sequence cut by slices: nothing is tr
 is arranged for a tracer. Runs Hugging Face decoders by duck typing, with eager attention.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from sparsevlm_ops.cells import Grid, block_grid
 from sparsevlm_ops.eager_layer import LayerCache, run_layer
+from sparsevlm_ops.gravity import gravity_weights
+from sparsevlm_ops.heads import DEFAULT_NUM_HEADS, count_heads
 from sparsevlm_ops.host_scores import HOST_RULES
-from sparsevlm_ops.methods import Judge, Method, get_method
+from sparsevlm_ops.methods import Judge, Method, Positions, get_method
+from sparsevlm_ops.rank_rule import RankRule
 from sparsevlm_ops.raters import rater_mask, rater_scores
-from sparsevlm_ops.recycling import merge_clusters
+from sparsevlm_ops.recycling import clusters, merge_clusters
 from sparsevlm_ops.schedule import BoundaryCounts, Schedule, boundary_counts
-from sparsevlm_ops.scoring import visual_scores
 from sparsevlm_ops.selection import select
 
 
@@ -89,12 +91,14 @@ def pruned_generate(
     inputs_embeds: Tensor,
     prefix_length: int,
     num_visual: int,
-    schedule: Schedule | None,
+    schedule: Schedule | RankRule | None,
     method: str = "sparsevlm",
     max_new_tokens: int = 1,
     replay: Sequence[Tensor] | None = None,
     seed: int = 0,
     image_grid: Grid | None = None,
+    num_heads: int | float = DEFAULT_NUM_HEADS,
+    positions: Positions | None = None,
 ) -> ReferenceResult:
     """Generate greedily with the visual tokens pruned on the way through the layers.
 
@@ -103,21 +107,26 @@ def pruned_generate(
         inputs_embeds: prefix | visual | text, `[1, S, N]`.
         prefix_length: P.
         num_visual: V; 0 for a text-only prompt, which nothing prunes.
-        schedule: Tokens kept after each pruning layer; None only for a method that prunes none.
+        schedule: Tokens kept after each pruning layer, or the rule by which the rank of what the
+            raters see there makes them; None only for a method that prunes none.
         method: One of `sparsevlm_ops.methods.METHODS`.
         max_new_tokens: Tokens to generate, 1 or more; there is no stop token.
         replay: One tensor per boundary that prunes, in place of its own decision: scores `[V]`
             (floating), or the kept index `[K]` (integer; the dropped ones rank by own scores).
         seed: Of a method that draws its scores.
         image_grid: Rows and columns of one image's tokens, for a method that pools.
+        num_heads: Heads that score, or their share, for a method that chooses among them.
+        positions: "compact" or "original"; the method's own way by default.
 
     Raises:
         ValueError: A pruning method without a schedule, a schedule the model does not reach, or
             attention that gives no probabilities.
 
-    Source: SparseVLM (arXiv 2410.04417), section 3; the authors' code, v1.5.
+    Source: SparseVLM (arXiv 2410.04417), section 3; the authors' code, v1.0, v1.5 and v2.0.
     """
     rules = get_method(method)
+    if positions is not None:
+        rules = replace(rules, positions=positions)
     decoder = model.get_decoder()
     num_layers = len(decoder.layers)
     P, V, length = prefix_length, num_visual, inputs_embeds.shape[1]
@@ -130,23 +139,33 @@ def pruned_generate(
     voters, scores = _voters(inputs_embeds, P, V, rules.judge)
 
     hidden = inputs_embeds
-    positions = torch.arange(length, device=hidden.device)[None]
+    numbers = torch.arange(length, device=hidden.device)[None]
     cache = LayerCache()
     stages = []
     for index, layer in enumerate(decoder.layers):
-        hidden, probabilities = run_layer(decoder, layer, hidden, positions, cache)
-        if index not in steps:
+        hidden, probabilities = run_layer(decoder, layer, hidden, numbers, cache)
+        if index not in steps or V < 2:
             continue
         if index in given:
             own = given[index][None].to(hidden.device)
         else:
             # The voters' rows, the visual columns, averaged over heads and voters.
-            rows = probabilities[:, :, P + V + voters, P : P + V].float()  # [1, H, R, V]
-            own = visual_scores(rows, torch.ones_like(rows[:, 0, :, 0]))
+            rows = probabilities[0, :, P + V + voters, P : P + V].float()  # [H, R, V]
+            if rules.scoring == "gravity":
+                at_voters, at_visual = numbers[0, P + V + voters], numbers[0, P : P + V]
+                rows = _looking_heads(decoder, rows, at_voters, at_visual, num_heads)
+            own = rows.mean(dim=(0, 1))[None]
+        step = steps[index]
+        if step is None:
+            assert isinstance(schedule, RankRule)
+            rank = int(torch.linalg.matrix_rank(rows.mean(dim=0)))
+            step = schedule.counts(index, V, rank)
+            if not step.prunes:
+                continue
         decision = decisions.pop(0) if decisions else None
-        stage = _prune(rules, steps[index], hidden[0], positions[0], own, P, decision)
+        stage = _prune(rules, step, hidden[0], numbers[0], own, P, decision)
         stages.append(stage)
-        hidden, positions, V = stage.hidden[None], stage.position_ids[None], stage.num_visual_out
+        hidden, numbers, V = stage.hidden[None], stage.position_ids[None], stage.num_visual_out
     head = model.get_output_embeddings()
     prefill_logits = head(decoder.norm(hidden[:, -1]))[0].float()
 
@@ -181,9 +200,13 @@ def pruned_generate(
 
 
 def _steps(
-    schedule: Schedule | None, rules: Method, num_visual: int, grid: Grid, num_layers: int
-) -> dict[int, BoundaryCounts]:
-    """Count the boundaries that prune, by layer."""
+    schedule: Schedule | RankRule | None,
+    rules: Method,
+    num_visual: int,
+    grid: Grid,
+    num_layers: int,
+) -> Mapping[int, BoundaryCounts | None]:
+    """Count the boundaries that prune, by layer; None where the rank will say how many stay."""
     if not rules.prunes:
         return {}
     if schedule is None:
@@ -191,6 +214,8 @@ def _steps(
             "schedule | got None | expected the tokens kept after each pruning layer, as the "
             "method prunes | give a Schedule, or method 'none'"
         )
+    if isinstance(schedule, RankRule):
+        return dict.fromkeys(layer for layer in schedule.layers if layer < num_layers - 1)
     schedule.check_layers(num_layers)
     pools = grid if rules.pools else None
     counts = boundary_counts(schedule, num_visual, rules.recycles, pools)
@@ -198,14 +223,31 @@ def _steps(
 
 
 def _host_scores(
-    judge: Judge, steps: dict[int, BoundaryCounts], grid: Grid, seed: int
+    judge: Judge, steps: Mapping[int, BoundaryCounts | None], grid: Grid, seed: int
 ) -> dict[int, Tensor]:
     """Make the scores that need no model, by layer; empty for a method that asks the model."""
     rule = HOST_RULES.get(judge)
     if rule is None:
         return {}
-    scores = rule(tuple(steps.values()), grid, seed)
+    scores = rule([step for step in steps.values() if step is not None], grid, seed)
     return {layer: torch.from_numpy(rows) for layer, rows in zip(steps, scores, strict=True)}
+
+
+def _looking_heads(
+    decoder: Any, rows: Tensor, at_voters: Tensor, at_visual: Tensor, num_heads: int | float
+) -> Tensor:
+    """Divide attention `[H, R, V]` by what rotation favours, and take the heads that look most."""
+    inv_freq = decoder.rotary_emb.inv_freq.double()
+    head_dim = decoder.layers[0].self_attn.head_dim
+    table = gravity_weights(inv_freq, head_dim, decoder.config.max_position_embeddings)
+    distance = (at_voters[:, None] - at_visual[None, :]).abs().clamp(max=len(table) - 1)
+    # Written out per pair, where the graph looks it up: the sum over a unit vector's rotations.
+    turned = torch.cos(distance[..., None].double() * inv_freq).sum(dim=-1)
+    favour = (2 * turned + head_dim - 2 * len(inv_freq)) / head_dim**0.5
+    corrected = rows.double() / favour
+    looking = corrected.sum(dim=(1, 2)).argsort(descending=True, stable=True)
+    chosen: Tensor = corrected[looking[: count_heads(num_heads, len(rows))]]
+    return chosen.float()
 
 
 def _voters(
@@ -259,7 +301,9 @@ def _prune(
     following = torch.cat([prefix, visual[kept], merged, suffix])
     next_positions = positions[: len(following)]
     if rules.positions == "original":
-        next_positions = torch.cat([positions[:P], positions[P + kept], positions[P + V :]])
+        block = positions[P : P + V]
+        numbers = _merged_positions(rules, counts, block, visual, candidates, scores[0])
+        next_positions = torch.cat([positions[:P], block[kept], numbers, positions[P + V :]])
     return ReferenceStage(
         layer=counts.layer,
         scores=scores[0],
@@ -271,3 +315,21 @@ def _prune(
         num_visual_in=V,
         num_visual_out=K + len(merged),
     )
+
+
+def _merged_positions(
+    rules: Method,
+    counts: BoundaryCounts,
+    positions: Tensor,
+    visual: Tensor,
+    candidates: Tensor,
+    scores: Tensor,
+) -> Tensor:
+    """Find where merged tokens stand: at their cluster's centre, or amid their cell."""
+    if rules.pools:
+        cells = [positions[scores == cell] for cell in range(counts.num_merged)]
+        return torch.stack([cell.sum() // len(cell) for cell in cells])
+    if not rules.recycles:
+        return positions[:0]
+    centres = clusters(visual[candidates][None], counts.num_merged)[0]
+    return positions[candidates[centres[0]]]

@@ -168,8 +168,8 @@ class BoundaryCounts:
 
     @property
     def num_asked(self) -> int:
-        """What the prune graph is asked for: tokens to keep or, where none is kept, cells."""
-        return self.num_kept or self.num_merged
+        """What the prune graph is asked for: tokens to keep or, where all are merged, cells."""
+        return self.num_merged if self.num_candidates == self.num_in else self.num_kept
 
 
 def num_kept(requested: int, num_visual: int) -> int:

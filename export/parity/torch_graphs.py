@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsevlm_ops.prune import prune_step
+from sparsevlm_ops.gravity import gravity_scores, gravity_weights
+from sparsevlm_ops.methods import Method, get_method
 from sparsevlm_ops.raters import rater_mask, rater_scores
 from sparsevlm_ops.scoring import visual_scores
+from sparsevlm_ops.steps import step_of
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
 from sparsevlm_trt.export.parity.vision_reference import vision_reference
 from sparsevlm_trt.runtime.manifest import Manifest, StageSpec
@@ -56,7 +58,11 @@ class TorchGraphs:
         if graph in self._stages:
             made = self.stage(self._stages[graph], given)
         elif graph.startswith("prune_"):
-            made = _prune(given, outputs)
+            made = _prune(get_method(graph.removeprefix("prune_")), given, outputs)
+        elif graph == "rank":
+            made = {"rank": _rank(given)}
+        elif graph == "gravity":
+            made = {"corrected_attention": self._gravity(given)}
         elif graph == "raters":
             scores = rater_scores(given["visual_embeds"], given["text_embeds"])
             made = {"rater_scores": scores, "rater_mask": rater_mask(scores)}
@@ -67,6 +73,23 @@ class TorchGraphs:
         else:
             made = {"logits": self._reference.logits(given["hidden_states"])}
         return {name: value.numpy() for name, value in made.items()}
+
+    def _gravity(self, given: Mapping[str, Tensor]) -> Tensor:
+        """Correct attention by the model's own rotary frequencies."""
+        decoder = self._reference.decoder
+        head_dim = decoder.layers[0].self_attn.head_dim
+        table = gravity_weights(
+            decoder.rotary_emb.inv_freq, head_dim, decoder.config.max_position_embeddings
+        )
+        scores = gravity_scores(
+            given["rater_attention"],
+            given["rater_weights"],
+            given["rater_positions"],
+            given["visual_positions"],
+            int(given["num_heads"]),
+            table,
+        )
+        return scores[:, None, None]
 
     @torch.no_grad()
     def stage(self, stage: StageSpec, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -127,23 +150,33 @@ class _OneLayerCache:
         return torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)
 
 
-def _prune(given: Mapping[str, Tensor], outputs: Mapping[str, Array]) -> dict[str, Tensor]:
+def _rank(given: Mapping[str, Tensor]) -> Tensor:
+    """Count singular values, row by row of the batch, without raters that only fill it up."""
+    rows = zip(given["rater_attention"].mean(dim=1), given["rater_weights"] > 0, strict=True)
+    return torch.stack([torch.linalg.matrix_rank(seen[votes]) for seen, votes in rows])
+
+
+def _prune(
+    method: Method, given: Mapping[str, Tensor], outputs: Mapping[str, Array]
+) -> dict[str, Tensor]:
     """Score as asked, then lay the next sequence for the decision that the graph took."""
     scores = visual_scores(given["rater_attention"], given["rater_weights"])
     kept, candidates = outputs["kept_index"], outputs["merge_candidates"]
     order = np.concatenate([kept, candidates], axis=1)  # [B, K+M]
-    # Falling scores in that order make `prune_step` decide the same.
+    # Falling scores in that order make the step decide the same; cells are no decision.
     ranked = np.zeros(scores.shape, np.float32)
     places = np.arange(order.shape[1], 0, -1).astype(np.float32)
     falling = np.broadcast_to(places, order.shape)
     np.put_along_axis(ranked, order.clip(0, scores.shape[1] - 1), falling, axis=1)
-    pruned = prune_step(
+    decided = scores if method.pools else torch.from_numpy(ranked)
+    pruned = step_of(method)(
         given["hidden_states"],
         given["position_ids"],
-        torch.from_numpy(ranked)[:, None, None],
+        decided[:, None, None],
         torch.ones(len(scores), 1),
         given["prefix_length"],
         given["num_kept"],
+        given["original_positions"],
     )
     return {
         "next_hidden_states": pruned.next_hidden_states,
