@@ -13,6 +13,7 @@ __all__ = ["chain_links"]
 def chain_links(graphs: Mapping[str, GraphSpec], stages: Sequence[StageSpec]) -> tuple[Link, ...]:
     """List the links of a chain.
 
+    A judge graph reads the raters' attention too, and may stand between it and the prune graph.
     At each boundary the hidden states go either through a prune graph or straight on, as the
     request says; both ways are links. What the host takes apart on the way (image features into
     the prompt, the last row into the head) is not a link.
@@ -24,8 +25,14 @@ def chain_links(graphs: Mapping[str, GraphSpec], stages: Sequence[StageSpec]) ->
     first = stages[0].graph
     links = [Link("embed.inputs_embeds", f"{first}.hidden_states")]
     prunes = sorted(name for name in graphs if name.startswith("prune_"))
+    judges = [name for name in ("gravity", "rank") if name in graphs]
+    if "gravity" in judges:
+        corrected = "gravity.corrected_attention"
+        links += [Link(corrected, f"{prune}.rater_attention") for prune in prunes]
     for stage, following in pairwise(stages):
         links.append(Link(f"{stage.graph}.last_hidden_state", f"{following.graph}.hidden_states"))
+        for judge in judges:
+            links.append(Link(f"{stage.graph}.rater_attention", f"{judge}.rater_attention"))
         for prune in prunes:
             links += [
                 Link(f"{stage.graph}.last_hidden_state", f"{prune}.hidden_states"),

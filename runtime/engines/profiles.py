@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparsevlm_ops.cells import block_grid
-from sparsevlm_ops.methods import get_method
+from sparsevlm_ops.methods import METHODS, get_method
 from sparsevlm_ops.schedule import Schedule, stage_visual_counts
 from sparsevlm_trt.runtime.engines.limits import Limits, largest_image
 from sparsevlm_trt.runtime.errors import EngineError
@@ -22,10 +22,13 @@ __all__ = ["MAX_TOPK", "PROFILE_KINDS", "Profile", "Range", "graph_profiles"]
 # One profile for prefill and decode, or one for each.
 PROFILE_KINDS = ("wide", "split")
 MAX_TOPK = 3840  # what TensorRT's TopK can return; its builder checks constants only
+METHODS_BY_RANK = tuple(name for name, method in METHODS.items() if method.counts == "rank")
 _USUAL_TEXT = 64  # tokens of a usual question, the template's included
 _USUAL_RATERS = 8
 # Inputs whose values, not shapes, are ranges: sizes that the host reads.
-SHAPE_INPUTS = ("num_kept",)
+SHAPE_INPUTS = ("num_kept", "num_heads")
+# Graphs that read the raters' attention, and those that prune, have raters and visual tokens.
+_AT_BOUNDARY = ("prune_", "rank", "gravity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,9 @@ def _dims(manifest: Manifest, limits: Limits, graph: str) -> _Dims:
     # Raters are text, and something visual stands before them: one image, if images are known.
     most_text = max(1, limits.max_prompt - (image or 1))
     usual_text = min(_USUAL_TEXT, most_text)
-    prunes = graph.startswith("prune_")
+    prunes = graph != "raters" and graph.startswith(_AT_BOUNDARY)
+    # A rank of 1 can leave merged tokens alone.
+    least_kept = int(graph not in [f"prune_{name}" for name in METHODS_BY_RANK])
     visual = _usual_visual(manifest, graph, usual_visual)
     length = min(visual + usual_text, limits.max_prompt)
     heads = manifest.model.num_heads
@@ -98,7 +103,7 @@ def _dims(manifest: Manifest, limits: Limits, graph: str) -> _Dims:
         "num_text": (1, usual_text, most_text),
         "num_heads": (1, heads, heads),
         "num_images": (1, 1, rows * limits.max_images),
-        "num_kept": (1, max(1, min(usual_visual // 3, kept)), max(1, kept)),
+        "num_kept": (least_kept, max(1, min(usual_visual // 3, kept)), max(1, kept)),
     }
 
 

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from sparsevlm_ops.methods import METHODS
 from sparsevlm_trt.runtime import Bundle
 from sparsevlm_trt.runtime.cli import main
 
@@ -65,7 +66,7 @@ def test_progress_names_every_graph_on_stderr(exported):
     lines = [line for line in exported.stderr.splitlines() if line.startswith("exporting ")]
     names = [line.partition(": ")[2] for line in lines]
     stages = ["stage_0", "stage_1", "stage_2"]
-    prunes = [f"prune_{method}" for method in ("sparsevlm", "fastv", "random", "uniform")]
+    prunes = [f"prune_{name}" for name, method in METHODS.items() if method.prunes]
     assert names == ["vision", "embed", "raters", *stages, *prunes, "head"]
     assert lines[0].startswith("exporting 1/11")
     assert "Traceback" not in exported.stderr

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sparsevlm_ops.methods import METHODS
 from sparsevlm_trt.export import export_bundle
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.language_graphs import LanguageGraphs
@@ -27,7 +28,7 @@ from sparsevlm_trt.runtime.session import Session
 
 BUNDLES = [("llava-llama", "float32"), ("llava-llama", "float16"), ("llava-mistral", "float16")]
 SCHEDULE = {0: 5}
-PRUNING = ("sparsevlm", "fastv", "random", "uniform")
+PRUNING = tuple(name for name, method in METHODS.items() if method.prunes)
 
 Tensors = dict[str, tuple[str, tuple[int | str, ...]]]
 
@@ -88,6 +89,22 @@ def contract(manifest: Manifest) -> dict[str, tuple[Tensors, Tensors]]:
             {"logits": ("float32", ("batch", model.vocab_size))},
         ),
     }
+    attention = ("float32", ("batch", "num_heads", "num_raters", "num_visual"))
+    votes = ("float32", ("batch", "num_raters"))
+    graphs["rank"] = (
+        {"rater_attention": attention, "rater_weights": votes},
+        {"rank": ("int64", ("batch",))},
+    )
+    graphs["gravity"] = (
+        {
+            "rater_attention": attention,
+            "rater_weights": votes,
+            "rater_positions": ("int64", ("batch", "num_raters")),
+            "visual_positions": ("int64", ("batch", "num_visual")),
+            "num_heads": ("int64", (1,)),
+        },
+        {"corrected_attention": ("float32", ("batch", 1, 1, "num_visual"))},
+    )
     for method in PRUNING:
         graphs[f"prune_{method}"] = (
             {
@@ -100,6 +117,7 @@ def contract(manifest: Manifest) -> dict[str, tuple[Tensors, Tensors]]:
                 "rater_weights": ("float32", ("batch", "num_raters")),
                 "prefix_length": ("int64", (1,)),
                 "num_kept": ("int64", (1,)),
+                "original_positions": ("int64", (1,)),
             },
             {
                 "next_hidden_states": (kind, ("batch", "next_seq_len", width)),

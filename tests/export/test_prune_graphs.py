@@ -18,7 +18,8 @@ from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.families.registry import open_family
 from sparsevlm_trt.export.to_onnx import onnx_from_module
 
-METHODS_THAT_PRUNE = [method for method in METHODS.values() if method.prunes]
+# One method for each step: the others take the same graph.
+METHODS_THAT_PRUNE = [METHODS[name] for name in ("sparsevlm", "fastv", "uniform")]
 INPUTS = (
     "hidden_states",
     "position_ids",
@@ -26,6 +27,7 @@ INPUTS = (
     "rater_weights",
     "prefix_length",
     "num_kept",
+    "original_positions",
 )
 HIDDEN = 64
 # B, P, V, T, R, K, H: the smallest there are, then a row of two tokens, then an odd batch.
@@ -52,6 +54,7 @@ def draw(method: Method, shape, dtype, seed):
         "rater_weights": weights,
         "prefix_length": torch.tensor([P]),
         "num_kept": torch.tensor([K]),
+        "original_positions": torch.tensor([seed % 2]),
     }
 
 
@@ -59,7 +62,8 @@ def draw(method: Method, shape, dtype, seed):
 def graph_of(checkpoint_of, tmp_path_factory):
     made = {}
 
-    def make(method: str, dtype: torch.dtype) -> Path:
+    def make(name: str, dtype: torch.dtype) -> Path:
+        method = METHODS[name].step
         if (method, dtype) not in made:
             family = open_family(Checkpoint(checkpoint_of("llama")), dtype)
             model = onnx_from_module(family.language.prune(method), 23)

@@ -45,15 +45,19 @@ DIMS = {
 PRUNE_DIMS = DIMS | {"seq_len": (2, 640, 2048), "num_visual": (2, 576, 1024)}
 PRUNE_DIMS |= {"num_raters": (1, 8, 64)}
 NUM_KEPT = ([1], [192], [1000])
+NUM_HEADS = ([1], [2], [4])
 BUILD = Path(__file__).with_name("tensorrt_build.py")
 KINDS = ["llava-llama", "llava-mistral"]
-PRUNES = ["prune_sparsevlm", "prune_fastv", "prune_random", "prune_uniform"]
-GRAPHS = ["vision", "embed", "raters", "stage_0", "stage_1", "stage_2", *PRUNES, "head"]
+# One graph of each step is built; the other methods share its file.
+PRUNES = ["prune_sparsevlm", "prune_fastv", "prune_uniform"]
+JUDGES = ["rank", "gravity"]
+STAGES = ["stage_0", "stage_1", "stage_2"]
+GRAPHS = ["vision", "embed", "raters", *STAGES, *JUDGES, *PRUNES, "head"]
 
 
 def profile_of(name: str, graph: GraphSpec) -> dict[str, list[list[int]]]:
     """Shapes of each input at the least, the usual and the most."""
-    dims = PRUNE_DIMS if name.startswith("prune_") else DIMS
+    dims = PRUNE_DIMS if name.startswith("prune_") or name in JUDGES else DIMS
     return {
         tensor.name: [
             [size if isinstance(size, int) else dims[size][i] for size in tensor.shape]
@@ -65,7 +69,11 @@ def profile_of(name: str, graph: GraphSpec) -> dict[str, list[list[int]]]:
 
 def build(path: Path, shapes: dict[str, list[list[int]]]) -> dict[str, Any]:
     """Parse and build in another process; a builder that crashes fails this test only."""
-    request = {"graph": str(path), "shapes": shapes, "values": {"num_kept": NUM_KEPT}}
+    request = {
+        "graph": str(path),
+        "shapes": shapes,
+        "values": {"num_kept": NUM_KEPT, "num_heads": NUM_HEADS},
+    }
     done = subprocess.run(
         [sys.executable, BUILD], input=json.dumps(request), capture_output=True, text=True
     )
@@ -90,7 +98,9 @@ def built(bundle_of):
 
 def test_every_graph_is_listed(bundle_of):
     for kind in KINDS:
-        assert set(Bundle.open(bundle_of(kind, "float16")).manifest.graphs) == set(GRAPHS)
+        graphs = Bundle.open(bundle_of(kind, "float16")).manifest.graphs
+        files = {graphs[name].file for name in GRAPHS}
+        assert {graph.file for graph in graphs.values()} == files
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -112,6 +122,7 @@ def test_num_kept_is_read_by_the_host_and_nothing_else_is(built, kind):
     shape_tensors = {name: built(kind, name)["shape_tensors"] for name in GRAPHS}
     for prune in PRUNES:
         assert shape_tensors.pop(prune) == ["num_kept"]
+    assert shape_tensors.pop("gravity") == ["num_heads"]
     assert not any(shape_tensors.values())
 
 

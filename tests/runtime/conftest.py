@@ -124,12 +124,14 @@ class NumpyRunner:
         scores = (attention * weights).sum(axis=2).mean(axis=1) / weights.sum(axis=2).mean(axis=1)
         prefix, keep = int(inputs["prefix_length"][0]), int(inputs["num_kept"][0])
         num_visual = scores.shape[1]
-        assert 1 <= keep < num_visual
+        assert (graph != "prune_sparsevlm-adaptive") <= keep < num_visual
+        original = bool(inputs["original_positions"][0])
         if graph == "prune_uniform":
+            assert not original
             return self._pool(inputs, scores.astype(np.float32), prefix, keep)
         order = np.argsort(-scores, axis=1, kind="stable")
         kept = np.sort(order[:, :keep], axis=1)
-        recycles = graph == "prune_sparsevlm"
+        recycles = graph in ("prune_sparsevlm", "prune_sparsevlm-adaptive")
         count = num_candidates(num_visual - keep) if recycles else 0
         candidates = order[:, keep : keep + count]
         rows = []
@@ -141,7 +143,8 @@ class NumpyRunner:
             rows.append(np.concatenate([states[:prefix], visual[kept[row]], *means, suffix]))
         after = np.stack(rows)
         positions = inputs["position_ids"][:, : after.shape[1]].copy()
-        if graph == "prune_fastv":
+        if original:
+            assert not recycles
             old = inputs["position_ids"]
             positions[:, prefix : prefix + keep] = np.take_along_axis(old, prefix + kept, axis=1)
             positions[:, prefix + keep :] = inputs["position_ids"][:, prefix + num_visual :]
@@ -168,6 +171,18 @@ class NumpyRunner:
             "kept_index": np.empty((len(after), 0), np.int64),
             "merge_candidates": np.tile(np.arange(cells.shape[1]), (len(after), 1)),
         }
+
+    def _rank(self, _, inputs):
+        rows = inputs["rater_attention"].mean(axis=1) * inputs["rater_weights"][:, :, None]
+        return {"rank": np.linalg.matrix_rank(rows)}
+
+    def _gravity(self, _, inputs):
+        places = inputs["rater_positions"][:, :, None] - inputs["visual_positions"][:, None]
+        assert (places > 0).all()
+        weights = inputs["rater_weights"][:, None, :, None]
+        rows = (inputs["rater_attention"] * weights * places[:, None]).sum(axis=2)
+        rows = rows[:, : int(inputs["num_heads"][0])].mean(axis=1)
+        return {"corrected_attention": rows[:, None, None].astype(np.float32)}
 
     def _head(self, _, inputs):
         return {

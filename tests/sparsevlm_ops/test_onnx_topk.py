@@ -19,9 +19,11 @@ NAMES = (
     "rater_weights",
     "prefix_length",
     "num_kept",
+    "original_positions",
 )
-# B, P, V, T, R, K, H: the smallest there are, then one with an odd batch.
+# B, P, V, T, R, K, H: the last one keeps nothing but merged tokens.
 EDGE_SHAPES = [(1, 0, 2, 0, 1, 1, 1), (3, 1, 2, 1, 1, 1, 1), (3, 4, 30, 5, 2, 7, 2)]
+EDGE_SHAPES += [(2, 3, 41, 4, 1, 0, 2)]
 
 
 class Prune(torch.nn.Module):
@@ -33,6 +35,7 @@ class Prune(torch.nn.Module):
         rater_weights,
         prefix_length,
         num_kept,
+        original_positions,
     ):
         return tuple(
             prune_step(
@@ -42,6 +45,7 @@ class Prune(torch.nn.Module):
                 rater_weights,
                 prefix_length,
                 num_kept,
+                original_positions,
             )
         )
 
@@ -58,6 +62,7 @@ def draw(shape, dtype=torch.float32, seed=0):
         weights,
         torch.tensor([P]),
         torch.tensor([K]),
+        torch.tensor([seed % 2]),
     )
 
 
@@ -74,6 +79,7 @@ def exported(request, tmp_path_factory):
                 {0: dim, 1: dim},
                 {0: dim, 1: dim, 2: dim, 3: dim},
                 {0: dim, 1: dim},
+                None,
                 None,
                 None,
             ),

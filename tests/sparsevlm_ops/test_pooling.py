@@ -7,7 +7,7 @@ from sparsevlm_ops.cells import cell_numbers, coarser_grid
 from sparsevlm_ops.pooling import cell_means, pool_step
 
 
-def pool(P, T, grid, after, B=1, dtype=torch.float32):
+def pool(P, T, grid, after, B=1, dtype=torch.float32, original=0):
     V = grid[0] * grid[1]
     cells = torch.tensor(cell_numbers(grid, after), dtype=torch.float32)
     hidden = torch.randn(B, P + V + T, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -18,6 +18,7 @@ def pool(P, T, grid, after, B=1, dtype=torch.float32):
         torch.ones(B, 1),
         torch.tensor([P]),
         torch.tensor([after[0] * after[1]]),
+        torch.tensor([original]),
     )
     return hidden, cells, pooled
 
@@ -53,6 +54,12 @@ def test_a_regular_grid_is_average_pooling():
     image = hidden.reshape(1, 8, 8, 8).permute(0, 3, 1, 2)
     expected = torch.nn.functional.avg_pool2d(image, 2).flatten(2).transpose(1, 2)
     torch.testing.assert_close(pooled.next_hidden_states, expected)
+
+
+def test_by_original_positions_a_cell_stands_amid_its_tokens():
+    _, _, pooled = pool(2, 1, (2, 3), (1, 3), original=1)
+    # Tokens 2..7 of a 2 x 3 grid: each column's two tokens are three places apart.
+    assert pooled.next_position_ids.tolist() == [[100, 101, 103, 104, 105, 108]]
 
 
 def test_means_are_taken_in_single_precision():

@@ -12,7 +12,7 @@ from sparsevlm_ops.schedule import num_candidates, num_merged
 def prune_inputs(draw, batch=None):
     B = batch or draw(st.integers(1, 3))
     P, V, T = draw(st.integers(0, 9)), draw(st.integers(2, 60)), draw(st.integers(0, 9))
-    K = draw(st.integers(1, V - 1))
+    K = draw(st.integers(0, V - 1))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
     return {
         "hidden_states": torch.randn(B, P + V + T, 8, generator=generator),
@@ -21,6 +21,7 @@ def prune_inputs(draw, batch=None):
         "rater_weights": torch.ones(B, 4),
         "prefix_length": torch.tensor([P]),
         "num_kept": torch.tensor([K]),
+        "original_positions": torch.tensor([draw(st.integers(0, 1))]),
     }
 
 
@@ -64,7 +65,7 @@ def test_batch_rows_equal_single_rows(inputs):
     together = prune_step(**inputs)
     for b in range(3):
         single = {
-            name: value if name in ("prefix_length", "num_kept") else value[b : b + 1]
+            name: value if value.shape == (1,) else value[b : b + 1]
             for name, value in inputs.items()
         }
         for ours, alone in zip(together, prune_step(**single), strict=True):
@@ -96,6 +97,7 @@ def test_positions_are_the_first_ones_of_the_old_sequence():
         "rater_weights": torch.ones(1, 2),
         "prefix_length": torch.tensor([3]),
         "num_kept": torch.tensor([5]),
+        "original_positions": torch.tensor([0]),
     }
     pruned = prune_step(**inputs)
     assert pruned.next_position_ids.tolist() == [list(range(100, 114))]
@@ -109,14 +111,15 @@ def test_equal_scores_keep_the_first_tokens():
         torch.ones(1, 2),
         torch.tensor([3]),
         torch.tensor([5]),
+        torch.tensor([0]),
     )
     assert pruned.kept_index.tolist() == [[0, 1, 2, 3, 4]]
     assert pruned.merge_candidates.tolist() == [[5, 6, 7]]
 
 
-@pytest.mark.parametrize("num_kept", [0, -1, 12, 13])
+@pytest.mark.parametrize("num_kept", [-1, 12, 13])
 def test_a_wrong_count_is_refused(num_kept):
-    with pytest.raises(ValueError, match=r"num_kept \| got .* of 12 visual tokens .* 1 to 11"):
+    with pytest.raises(ValueError, match=r"num_kept \| got .* of 12 visual tokens .* 0 to 11"):
         prune_step(
             torch.randn(1, 20, 8),
             torch.arange(20)[None],
@@ -124,4 +127,5 @@ def test_a_wrong_count_is_refused(num_kept):
             torch.ones(1, 2),
             torch.tensor([3]),
             torch.tensor([num_kept]),
+            torch.tensor([0]),
         )
