@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sparsevlm_ops.budget import Budget
 from sparsevlm_trt.export.formats import DTYPES, OPSETS
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.bundle_report import bundle_report, cost_report
@@ -22,7 +23,6 @@ from sparsevlm_trt.runtime.units import spell_bytes
 
 __all__ = ["export"]
 
-DEFAULT_BUDGET = 192
 # The prompt of the closing table, where the bundle has no vision graph to count for it.
 VISUAL_TOKENS, TEXT_TOKENS = 576, 64
 
@@ -47,7 +47,7 @@ def _read_layers(
     "--boundaries",
     callback=_read_layers,
     metavar="L,...",
-    help="Layers to cut after, like 2,6,15.  [default: those of the schedule]",
+    help="Layers to cut after, like 2,6,15.  [default: where the methods prune]",
 )
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
 @click.option(
@@ -65,7 +65,7 @@ def export(
     out: Path,
     *,
     method: str | None,
-    budget: int | None,
+    budget: Budget | None,
     schedule: str | None,
     boundaries: tuple[int, ...] | None,
     dtype: str,
@@ -76,8 +76,9 @@ def export(
 ) -> None:
     """Turn CHECKPOINT, a Hugging Face folder with safetensors, into the bundle OUT.
 
-    Method, budget (192 if nothing is said) or schedule are the bundle's defaults: a request may
-    choose others, as long as they prune after the same layers. If anything fails, OUT is not made.
+    Method, budget (192 or a third, if nothing is said) or schedule are the bundle's defaults: a
+    request may choose others that prune after layers where the model is cut. If anything fails, OUT
+    is not made.
     """
     check_one_plan(budget, schedule)
     # PyTorch takes seconds to import; --help and wrong usage need none of it.
@@ -88,7 +89,7 @@ def export(
             checkpoint,
             out,
             method=method or "sparsevlm",
-            budget=DEFAULT_BUDGET if budget is None else budget,
+            budget=budget,
             schedule=schedule,
             boundaries=boundaries,
             dtype=dtype,

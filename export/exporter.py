@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
+from sparsevlm_ops.budget import Budget
 from sparsevlm_ops.methods import METHODS, Step, get_method, judge_graphs, prune_steps
 from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, Schedule
 from sparsevlm_trt.export.bundle_writer import BundleWriter
@@ -44,7 +45,7 @@ def export_bundle(
     out: str | Path,
     *,
     method: str = "sparsevlm",
-    budget: int | None = 192,
+    budget: Budget | None = None,
     schedule: Mapping[int, int] | str | Schedule | None = None,
     boundaries: Iterable[int] | None = None,
     dtype: str = "float32",
@@ -61,9 +62,10 @@ def export_bundle(
         checkpoint: Hugging Face checkpoint folder with safetensors weights.
         out: Bundle folder to make.
         method: Default pruning method, or `none` for an unpruned chain.
-        budget: Default nominal average of visual tokens: 192, 128, 96, 64 or 32.
+        budget: Default nominal average of visual tokens, or a fraction of them; 192, or a third,
+            where neither it nor a schedule is given.
         schedule: Default tokens kept after each pruning layer, instead of a budget.
-        boundaries: Layers after which to cut, when not just those of the schedule.
+        boundaries: Layers after which to cut, when not those that the methods want.
         dtype: `float32` (the reference) or `float16` (GPU engines).
         opset: ONNX opset, 23 or 24.
         overwrite: Replace an existing bundle.

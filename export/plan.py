@@ -17,13 +17,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sparsevlm_ops.matching import equal_schedule
+from sparsevlm_ops.budget import Budget, budget_layers, budget_schedule, budget_tokens
 from sparsevlm_ops.methods import Method, get_method
+from sparsevlm_ops.placement import AUTHORS_RANK_LAYERS, placed_layers
 from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, Schedule
 from sparsevlm_trt.runtime.errors import PlanError
 from sparsevlm_trt.runtime.manifest import StageSpec
 
 __all__ = ["PruningPlan", "plan_stages"]
+
+# A bundle's default plan: of a share where the model has no more tokens than the number.
+DEFAULT_BUDGET, DEFAULT_SHARE = 192, 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class PruningPlan:
         num_layers: int,
         *,
         method: str = "sparsevlm",
-        budget: int | None = None,
+        budget: Budget | None = None,
         schedule: Mapping[int, int] | str | Schedule | None = None,
         boundaries: Iterable[int] | None = None,
         num_visual: int = BUDGET_VISUAL_TOKENS,
@@ -60,11 +64,12 @@ class PruningPlan:
         Args:
             num_layers: Decoder layers of the model.
             method: A registered method, or `none`.
-            budget: 192, 128, 96, 64 or 32; ignored when a schedule is given. For a method other
-                than `sparsevlm` it means as many tokens as that would leave.
+            budget: Nominal average of visual tokens, or a fraction of them; ignored when a
+                schedule is given. Without either: 192, or a third of the tokens where there are
+                not more than that.
             schedule: Tokens kept by layer, as a mapping or as `2:300,6:200`.
-            boundaries: Places to cut, when they should differ from the schedule's layers (a
-                cut that the default schedule does not use is open to a request's schedule).
+            boundaries: Places to cut. Without: those of the schedule and, with a budget, those
+                of every other method at the same depth, so that a request may name any of them.
             num_visual: Visual tokens of one image.
 
         Raises:
@@ -72,7 +77,10 @@ class PruningPlan:
         """
         try:
             chosen = get_method(method)
-            resolved = _schedule(chosen, schedule, budget, num_layers, num_visual)
+            if budget is None:
+                budget = DEFAULT_BUDGET if num_visual > DEFAULT_BUDGET else DEFAULT_SHARE
+            cuts = tuple(sorted(set(boundaries))) if boundaries is not None else None
+            resolved = _schedule(chosen, schedule, budget, num_layers, num_visual, cuts)
         except ValueError as error:
             raise PlanError(str(error)) from error
         if chosen.prunes and resolved is None:
@@ -81,7 +89,10 @@ class PruningPlan:
                 "| expected fewer | choose a smaller budget, or spell a schedule"
             )
         layers = resolved.layers if resolved else ()
-        cuts = tuple(sorted(set(boundaries))) if boundaries is not None else layers
+        if cuts is None:
+            cuts = layers
+            if schedule is None and resolved is not None:
+                cuts = tuple(sorted({*layers, *_other_cuts(budget, num_layers, num_visual)}))
         bad = [layer for layer in {*cuts, *layers} if not 0 <= layer < num_layers - 1]
         if bad:
             raise PlanError(
@@ -95,7 +106,9 @@ class PruningPlan:
                 f"plan | schedule names layers {uncut} | expected layers among the boundaries "
                 f"{list(cuts)} | add them to the boundaries"
             )
-        nominal = None if schedule is not None or not chosen.prunes else budget
+        nominal = None
+        if schedule is None and chosen.prunes:
+            nominal = round(budget_tokens(budget, num_visual))
         source = resolved.source if resolved else "not pruned"
         return cls(method, cuts, resolved, nominal, source)
 
@@ -120,9 +133,10 @@ def plan_stages(num_layers: int, boundaries: Iterable[int]) -> tuple[StageSpec, 
 def _schedule(
     method: Method,
     schedule: Mapping[int, int] | str | Schedule | None,
-    budget: int | None,
+    budget: Budget,
     num_layers: int,
     num_visual: int,
+    cuts: tuple[int, ...] | None,
 ) -> Schedule | None:
     if not method.prunes:
         return None
@@ -132,7 +146,15 @@ def _schedule(
         return Schedule.parse(schedule)
     if schedule is not None:
         return Schedule.of(schedule)
-    if budget is None:
-        raise PlanError("plan | no budget and no schedule | expected one of them | add --budget")
-    table = Schedule.from_budget(budget, num_layers)
-    return equal_schedule(table, method, num_visual, num_layers)
+    if method.counts == "rank":
+        raise PlanError(
+            f"plan | method {method.name!r} as the default | expected one whose counts are known "
+            "before the prompt | leave it to requests: every bundle serves it"
+        )
+    return budget_schedule(budget, method.name, num_visual, num_layers, cuts)
+
+
+def _other_cuts(budget: Budget, num_layers: int, num_visual: int) -> tuple[int, ...]:
+    """Places that other methods prune at: budgets' own, and the fourth one of the rank."""
+    by_rank = placed_layers(AUTHORS_RANK_LAYERS, num_layers)
+    return (*budget_layers(budget, num_visual, num_layers), *by_rank)

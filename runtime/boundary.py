@@ -16,6 +16,7 @@ from sparsevlm_ops.heads import DEFAULT_NUM_HEADS, count_heads
 from sparsevlm_ops.methods import Method, Positions
 from sparsevlm_ops.rank_rule import RankRule
 from sparsevlm_ops.schedule import BoundaryCounts, Schedule, boundary_counts
+from sparsevlm_trt.runtime.budget_plan import BudgetPlan
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.runner import Array
 from sparsevlm_trt.runtime.trace import StageTrace, follow_patches
@@ -63,6 +64,8 @@ class Pruning:
         rank_rule: Tokens kept by rank, where no schedule says how many.
         num_heads: Heads that score, or their share, for a method that chooses among them.
         positions: How survivors are numbered; None for the method's own way.
+        by_budget: The budget that `schedule` came from; None where it did not.
+        planned_visual: Visual tokens that `schedule` was made for; other prompts get their own.
     """
 
     method: Method
@@ -72,11 +75,23 @@ class Pruning:
     rank_rule: RankRule | None = None
     num_heads: int | float = DEFAULT_NUM_HEADS
     positions: Positions | None = None
+    by_budget: BudgetPlan | None = None
+    planned_visual: int = 0
+
+    def schedule_for(self, num_visual: int) -> Schedule | None:
+        """The schedule of a prompt, by its visual tokens; None where nothing is pruned.
+
+        Raises:
+            PlanError: The budget cannot be reached with so many tokens.
+        """
+        if self.by_budget is None or num_visual == self.planned_visual:
+            return self.schedule
+        return self.by_budget.schedule(num_visual)
 
     @property
     def prunes(self) -> bool:
         """Whether any boundary may drop tokens."""
-        return self.schedule is not None or self.rank_rule is not None
+        return any((self.schedule, self.rank_rule, self.by_budget))
 
     @property
     def is_compact(self) -> bool:
@@ -96,12 +111,13 @@ class Pruning:
             num_visual: Tokens of the visual block.
             image_grid: Rows and columns of one image's tokens, if known.
         """
-        if self.schedule is None and self.rank_rule is not None and num_visual >= 2:
-            return dict.fromkeys(self.rank_rule.layers)
-        if self.schedule is None:
+        if self.rank_rule is not None:
+            return dict.fromkeys(self.rank_rule.layers if num_visual >= 2 else ())
+        schedule = self.schedule_for(num_visual)
+        if schedule is None:
             return {}
         pools = block_grid(num_visual, image_grid) if self.method.pools else None
-        counts = boundary_counts(self.schedule, num_visual, self.method.recycles, pools)
+        counts = boundary_counts(schedule, num_visual, self.method.recycles, pools)
         return {step.layer: step for step in counts if step.prunes}
 
 

@@ -224,7 +224,7 @@ class Chain:
     ) -> Votes:
         """Find out who judges the visual tokens: given scores, tokens of the text, or nobody."""
         batch = embeds.shape[0]
-        if pruning.replay is not None and pruning.schedule is not None:
+        if pruning.replay is not None and pruning.prunes:
             counts = {layer: step.num_in for layer, step in steps.items() if step}
             return replayed_votes(pruning.replay, counts, batch)
         if not steps:

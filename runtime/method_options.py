@@ -9,6 +9,7 @@ from sparsevlm_ops.heads import DEFAULT_NUM_HEADS, count_heads
 from sparsevlm_ops.methods import Method, Positions
 from sparsevlm_ops.placement import AUTHORS_RANK_LAYERS, placed_layers
 from sparsevlm_ops.rank_rule import AUTHORS_RANK_RULES, RankRule
+from sparsevlm_trt.runtime.budget_plan import Budget
 from sparsevlm_trt.runtime.errors import InputError, PlanError
 from sparsevlm_trt.runtime.manifest import PlanSpec
 
@@ -63,7 +64,7 @@ def method_options(
 
 
 def rank_rule(
-    plan: PlanSpec, num_layers: int, budget: int | None, options: MethodOptions
+    plan: PlanSpec, num_layers: int, budget: Budget | None, options: MethodOptions
 ) -> RankRule:
     """Make the rule by which a bundle prunes by rank.
 
@@ -91,7 +92,7 @@ def rank_rule(
                 f"budget | got {budget} for method 'sparsevlm-adaptive' | expected one of: "
                 f"{known} | give scale and bias instead: the rank decides what they come to"
             )
-        scale, bias = AUTHORS_RANK_RULES[budget]
+        scale, bias = AUTHORS_RANK_RULES[int(budget)]
     scale = scale if options.scale is None else options.scale
     bias = bias if options.bias is None else options.bias
     layers = _rank_layers(plan, num_layers)

@@ -14,6 +14,7 @@ from sparsevlm_ops.matching import equal_schedule
 from sparsevlm_ops.methods import Method, Positions, get_method
 from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, Schedule
 from sparsevlm_trt.runtime.boundary import Pruning
+from sparsevlm_trt.runtime.budget_plan import Budget, BudgetPlan
 from sparsevlm_trt.runtime.errors import InputError, PlanError
 from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
 from sparsevlm_trt.runtime.method_options import method_options, rank_rule
@@ -39,7 +40,8 @@ class Options(TypedDict, total=False):
         bias: Of the same: tokens kept beyond these, 0 by default.
         num_heads: Of method `sparsevlm+`: heads that score, 14 by default, or their share if it
             is a fraction.
-        budget: Nominal average of visual tokens: 192, 128, 96, 64 or 32.
+        budget: Nominal average of visual tokens in a layer, such as 192, or a fraction of the
+            prompt's, such as 0.33.
         schedule: Tokens kept after each pruning layer, e.g. "2:300,6:200,15:110"; in place of
             a budget.
         max_new_tokens: Tokens to make at most, 64 by default.
@@ -60,7 +62,7 @@ class Options(TypedDict, total=False):
     scale: float | None
     bias: float | None
     num_heads: int | float | None
-    budget: int | None
+    budget: Budget | None
     schedule: ScheduleLike | None
     max_new_tokens: int
     temperature: float
@@ -156,7 +158,7 @@ def plan_pruning(
     manifest: Manifest,
     *,
     method: str | None = None,
-    budget: int | None = None,
+    budget: Budget | None = None,
     schedule: ScheduleLike | None = None,
     replay: Sequence[Any] | None = None,
     method_seed: int = 0,
@@ -168,8 +170,9 @@ def plan_pruning(
 ) -> Pruning:
     """Decide how to prune: what is asked for, else the bundle's plan.
 
-    A schedule is followed as it stands, and may use some of the bundle's boundaries. A budget, and
-    the plan of a bundle made for another method, mean as many tokens as `sparsevlm` would leave.
+    A schedule is followed as it stands, and may use some of the bundle's boundaries. A budget is
+    resolved for the visual tokens of each prompt (`sparsevlm_ops.budget`); the plan of a bundle
+    made for another method means as many tokens as `sparsevlm` would leave.
     A method that never prunes takes neither, so that a budget beside it has no effect.
 
     Args:
@@ -211,12 +214,33 @@ def plan_pruning(
         return Pruning(chosen, None, scores, method_seed, rule, own.num_heads, own.positions)
     if num_visual is None:
         num_visual = manifest.vision.num_visual if manifest.vision else BUDGET_VISUAL_TOKENS
+    by_budget = None
+    nominal = plan.budget if budget is None else budget
+    if schedule is None and nominal is not None:
+        layers = manifest.model.num_layers
+        by_budget = BudgetPlan(nominal, chosen.name, layers, plan.boundaries)
     try:
-        kept = _schedule(chosen, budget, schedule, manifest, num_visual)
+        if by_budget is not None and (budget is not None or chosen.name != plan.method):
+            kept = by_budget.schedule(num_visual)
+        else:
+            kept = _schedule(chosen, schedule, manifest, num_visual)
     except ValueError as error:  # the arithmetic's own sentence is complete
         raise PlanError(f"{error}" if "|" in str(error) else _NO_SCHEDULE.format(error)) from error
-    if kept is None:
+    if kept is None and by_budget is None:
         return Pruning(chosen, None)
+    given = Pruning(
+        chosen,
+        kept,
+        scores,
+        method_seed,
+        None,
+        own.num_heads,
+        own.positions,
+        by_budget,
+        num_visual,
+    )
+    if kept is None:
+        return given
     elsewhere = [layer for layer in kept.layers if layer not in plan.boundaries]
     if elsewhere:
         raise PlanError(
@@ -224,7 +248,7 @@ def plan_pruning(
             f"bundle's boundaries: {', '.join(map(str, plan.boundaries)) or 'none'} | "
             "use those, or export with the boundaries you need"
         )
-    return Pruning(chosen, kept, scores, method_seed, None, own.num_heads, own.positions)
+    return given
 
 
 def _method(name: str, plan: PlanSpec) -> Method:
@@ -241,11 +265,7 @@ def _method(name: str, plan: PlanSpec) -> Method:
 
 
 def _schedule(
-    method: Method,
-    budget: int | None,
-    schedule: ScheduleLike | None,
-    manifest: Manifest,
-    num_visual: int,
+    method: Method, schedule: ScheduleLike | None, manifest: Manifest, num_visual: int
 ) -> Schedule | None:
     """Make the schedule of a request; None prunes nothing, ValueError where it cannot be one."""
     if isinstance(schedule, Schedule):
@@ -254,15 +274,11 @@ def _schedule(
         return Schedule.parse(schedule)
     if schedule is not None:
         return Schedule.of(schedule)
-    plan, num_layers = manifest.plan, manifest.model.num_layers
-    if budget is None and method.name == plan.method:
-        return Schedule.of(plan.schedule, plan.source)
-    budget = plan.budget if budget is None else budget
-    if budget is None:
-        table = Schedule.of(plan.schedule, plan.source)
-    else:
-        table = Schedule.from_budget(budget, num_layers)
-    return equal_schedule(table, method, num_visual, num_layers)
+    plan = manifest.plan
+    table = Schedule.of(plan.schedule, plan.source)
+    if method.name == plan.method:
+        return table
+    return equal_schedule(table, method, num_visual, manifest.model.num_layers)
 
 
 def _scores(replay: Sequence[Any]) -> tuple[NDArray[np.float32], ...]:
