@@ -77,8 +77,8 @@ def export(
     """Turn CHECKPOINT, a Hugging Face folder with safetensors, into the bundle OUT.
 
     Method, budget (192 or a third, if nothing is said) or schedule are the bundle's defaults: a
-    request may choose others that prune after layers where the model is cut. If anything fails, OUT
-    is not made.
+    request may choose others that prune where the model is cut. If anything fails, OUT is not
+    made.
     """
     check_one_plan(budget, schedule)
     # PyTorch takes seconds to import; --help and wrong usage need none of it.

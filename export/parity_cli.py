@@ -49,7 +49,7 @@ def parity(
     images: tuple[Path, ...],
     question: str | None,
     method: str | None,
-    budget: int | None,
+    budget: int | float | None,
     schedule: str | None,
     runner: str,
     max_new_tokens: int,

@@ -28,7 +28,7 @@ def check_parity(
     images: Sequence[str | Path] = (),
     question: str | None = None,
     method: str | None = None,
-    budget: int | None = None,
+    budget: int | float | None = None,
     schedule: ScheduleLike | None = None,
     runner: str | Runner = "onnxruntime",
     max_new_tokens: int = 32,
@@ -116,7 +116,7 @@ def check_parity(
     return found
 
 
-def _nominal(budget: int | None, schedule: Any, default: int | None) -> int | None:
+def _nominal(budget: int | float | None, schedule: Any, default: int | None) -> int | float | None:
     """The budget that the schedule stands for; None for a schedule of the user's own."""
     if budget is not None:
         return budget

@@ -42,7 +42,7 @@ class ParityReport:
     weights_sha256: str
     dtype: str
     method: str
-    budget: int | None
+    budget: int | float | None
     schedule: str | None
     runner: str
     device: str

@@ -48,7 +48,7 @@ def inspect(
     path: Path,
     *,
     method: str | None,
-    budget: int | None,
+    budget: int | float | None,
     schedule: str | None,
     visual: int | None,
     text: int,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from sparsevlm_ops.methods import Positions
+from sparsevlm_trt.runtime.commands.method_options import method_options
 from sparsevlm_trt.runtime.commands.options import (
     check_one_plan,
     debug_option,
@@ -37,6 +39,7 @@ PICTURE, PAGE = ".png", ".html"
     help="One more image, behind the first; give it again for more.",
 )
 @pruning_options
+@method_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -55,8 +58,12 @@ def look(
     *,
     more: tuple[Path, ...],
     method: str | None,
-    budget: int | None,
+    budget: int | float | None,
     schedule: str | None,
+    positions: Positions | None,
+    scale: float | None,
+    bias: float | None,
+    num_heads: int | float | None,
     out: Path | None,
     max_new_tokens: int,
     no_verify: bool,
@@ -80,6 +87,10 @@ def look(
             method=method,
             budget=budget,
             schedule=schedule,
+            positions=positions,
+            scale=scale,
+            bias=bias,
+            num_heads=num_heads,
             max_new_tokens=max_new_tokens,
             keep_logits=False,
         )

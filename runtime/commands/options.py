@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from sparsevlm_ops.methods import METHODS
+from sparsevlm_trt.runtime.commands.method_options import NUMBER_OR_SHARE
 
 __all__ = ["DEBUG", "check_one_plan", "debug_option", "json_option", "pruning_options"]
 
@@ -44,15 +45,15 @@ def pruning_options(command: Command) -> Command:
     )(command)
     command = click.option(
         "--budget",
-        type=int,
-        help="Nominal average of visual tokens: 192, 128, 96, 64 or 32.",
+        type=NUMBER_OR_SHARE,
+        help="Nominal average of visual tokens, such as 192, or a fraction of them, such as 0.33.",
     )(command)
     return click.option(
         "--method", type=click.Choice(list(METHODS)), help="Pruning method; none keeps all."
     )(command)
 
 
-def check_one_plan(budget: int | None, schedule: str | None) -> None:
+def check_one_plan(budget: float | None, schedule: str | None) -> None:
     """Refuse a budget beside a schedule.
 
     Raises:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from sparsevlm_ops.methods import Positions
+from sparsevlm_trt.runtime.commands.method_options import method_options
 from sparsevlm_trt.runtime.commands.options import (
     check_one_plan,
     debug_option,
@@ -44,6 +46,7 @@ PROVIDERS = {
     help="An image; give it again for more. Images come before the question.",
 )
 @pruning_options
+@method_options
 @click.option(
     "--method-seed",
     type=click.IntRange(min=0),
@@ -93,8 +96,12 @@ def run(
     *,
     images: tuple[Path, ...],
     method: str | None,
-    budget: int | None,
+    budget: int | float | None,
     schedule: str | None,
+    positions: Positions | None,
+    scale: float | None,
+    bias: float | None,
+    num_heads: int | float | None,
     method_seed: int,
     max_new_tokens: int,
     temperature: float,
@@ -126,6 +133,10 @@ def run(
         method_seed=method_seed,
         budget=budget,
         schedule=schedule,
+        positions=positions,
+        scale=scale,
+        bias=bias,
+        num_heads=num_heads,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,

@@ -25,7 +25,8 @@ class Config:
         method: The method.
         budget: Nominal average of visual tokens; None for a schedule of one's own.
         asked: That schedule, as it was asked for; None with neither for the bundle's own plan.
-        schedule: What the method makes of either, spelled; None for the unpruned model.
+        schedule: What the method makes of either, spelled, or the rule by which it goes; None for
+            the unpruned model.
     """
 
     method: str
@@ -114,6 +115,8 @@ def _feasible(manifest: Manifest, methods: Sequence[str]) -> Iterator[Config]:
 
 def _config(manifest: Manifest, method: str, budget: int | None, schedule: str | None) -> Config:
     pruning = plan_pruning(manifest, method=method, budget=budget, schedule=schedule)
+    if pruning.rank_rule is not None:
+        return Config(method, budget, schedule, pruning.rank_rule.spell())
     if pruning.schedule is None:
         raise PlanError(
             f"budget {budget} | method {method} prunes nothing for it here | expected one below "

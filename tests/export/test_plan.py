@@ -37,7 +37,7 @@ def test_stages_cover_every_layer_once(case):
 @pytest.mark.parametrize("budget", sorted(AUTHORS_SCHEDULES))
 def test_a_budget_is_the_authors_schedule(budget):
     plan = PruningPlan.make(32, budget=budget)
-    assert plan.boundaries == (2, 6, 15)
+    assert plan.boundaries == (2, 6, 15, 19)  # the last one for requests that go by rank
     assert plan.schedule is not None
     assert plan.schedule.as_dict() == AUTHORS_SCHEDULES[budget]
     assert plan.budget == budget
@@ -72,15 +72,15 @@ def test_none_prunes_nothing_but_may_be_cut():
     [
         ({"budget": 0}, "0"),
         ({"budget": -1}, "-1"),
-        ({"budget": 100}, "192"),
-        ({}, "--budget"),
+        ({"budget": 1.5}, "0.33"),
+        ({"budget": 192, "num_visual": 144}, "144"),
+        ({"method": "sparsevlm-adaptive"}, "leave it to requests"),
         ({"method": "magic", "budget": 192}, "sparsevlm"),
         ({"schedule": "2:300,6"}, "'6'"),
         ({"schedule": "2:0"}, "count 0"),
         ({"schedule": {31: 5}}, "layer 31"),
         ({"schedule": {-1: 5}}, "-1"),
         ({"schedule": {40: 5}}, "layers 0 to 30"),
-        ({"budget": 192, "boundaries": [2, 6]}, "15"),
         ({"budget": 192, "boundaries": [2, 6, 15, 99]}, "99"),
         ({"method": "none", "boundaries": [31]}, "31"),
     ],
@@ -93,7 +93,20 @@ def test_what_a_model_cannot_follow_is_one_sentence(options, told):
     assert str(caught.value).count(" | ") >= 2
 
 
-def test_a_shallow_model_takes_what_it_reaches_of_a_budget():
-    assert PruningPlan.make(12, budget=192).boundaries == (2, 6)
-    with pytest.raises(PlanError, match="3 layers"):
-        PruningPlan.make(3, budget=192)
+def test_a_model_of_another_depth_is_cut_at_the_same_depth():
+    plan = PruningPlan.make(24, budget=192)
+    assert plan.boundaries == (1, 4, 11, 14)
+    assert plan.schedule is not None
+    assert plan.schedule.layers == (1, 4, 11)
+    assert PruningPlan.make(3, budget=192).boundaries == (0, 1)
+
+
+def test_a_budget_uses_the_cuts_that_are_asked_for():
+    plan = PruningPlan.make(32, budget=192, boundaries=[4, 20])
+    assert plan.schedule is not None
+    assert plan.schedule.layers == (4, 20)
+
+
+def test_without_a_budget_it_is_192_or_a_third():
+    assert PruningPlan.make(32).budget == 192
+    assert PruningPlan.make(32, num_visual=144).budget == 48

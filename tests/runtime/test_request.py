@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsevlm_ops.schedule import Schedule, boundary_counts
+from sparsevlm_ops.methods import METHODS
+from sparsevlm_ops.rank_rule import RankRule
+from sparsevlm_ops.schedule import Schedule, average_visual_tokens, boundary_counts
 from sparsevlm_trt.runtime.errors import InputError, PlanError
 from sparsevlm_trt.runtime.request import make_request, plan_pruning
 
@@ -24,18 +26,28 @@ def test_method_none_takes_no_schedule(manifest):
     assert plan_pruning(manifest, method="none", budget=64).schedule is None
 
 
-def test_a_budget_names_the_boundaries_it_misses(manifest):
-    with pytest.raises(PlanError, match=r"got pruning layers \[2\] .* 1, 3 \|"):
-        plan_pruning(manifest, budget=64)
+def test_a_budget_uses_the_boundaries_there_are(manifest):
+    pruning = plan_pruning(manifest, budget=8, num_visual=12)
+    assert pruning.schedule.layers == (1, 3)
+    assert average_visual_tokens(pruning.schedule, 12, 6) == pytest.approx(8, abs=0.2)
 
 
-def test_a_budget_of_a_bundle_cut_for_it(make_model):
-    manifest, _ = make_model((2,))
-    assert plan_pruning(manifest, budget=64).schedule.as_dict() == {2: 66}
+def test_a_fraction_is_one_of_the_prompts_tokens(manifest):
+    pruning = plan_pruning(manifest, budget=0.5)
+    for num_visual in (12, 24, 1200):
+        schedule = pruning.schedule_for(num_visual)
+        average = average_visual_tokens(schedule, num_visual, 6)
+        assert average == pytest.approx(num_visual / 2, rel=0.05)
+
+
+def test_a_budget_below_what_the_boundaries_allow_says_where_to_cut(manifest):
+    # Layer 0 sees all 1200.
+    with pytest.raises(PlanError, match=r"budget 64 .* leave 2\d\d on average .* --budget 64"):
+        plan_pruning(manifest, budget=64, num_visual=1200)
 
 
 @pytest.mark.parametrize("method", ["fastv", "random", "uniform"])
-@pytest.mark.parametrize("budget", [192, 64, 32])
+@pytest.mark.parametrize("budget", [400, 300])
 def test_a_budget_means_as_many_tokens_by_any_method(make_model, method, budget):
     manifest, _ = make_model((2,))
     kept = plan_pruning(manifest, budget=budget, num_visual=576).schedule.as_dict()[2]
@@ -72,10 +84,57 @@ def test_a_budget_that_loses_nothing_prunes_nothing(make_model):
     assert plan_pruning(manifest, method="random", budget=64).schedule is None
 
 
-@pytest.mark.parametrize("budget", [0, -1, 65, 10**9])
-def test_unknown_budgets_are_refused_with_the_known_ones(manifest, budget):
-    with pytest.raises(PlanError, match="192, 128, 96, 64, 32"):
+@pytest.mark.parametrize("budget", [0, -1, 1.0, 1.5])
+def test_what_is_no_budget_is_refused(manifest, budget):
+    with pytest.raises(PlanError, match="a whole number of tokens, or a fraction"):
         plan_pruning(manifest, budget=budget)
+
+
+def with_methods(manifest, boundaries=(1, 3)):
+    plan = replace(manifest.plan, methods=tuple(METHODS), boundaries=boundaries)
+    return replace(manifest, plan=plan)
+
+
+def test_by_rank_the_bundle_must_be_cut_for_it(manifest):
+    # 2 is the one of the authors' layers that six layers reach.
+    pruning = plan_pruning(with_methods(manifest, (1, 2, 3)), method="sparsevlm-adaptive")
+    assert pruning.rank_rule == RankRule((2,), 13.5, 0.0)
+    with pytest.raises(PlanError, match=r"cut after layers 1, 3 .* --boundaries 0,2"):
+        plan_pruning(with_methods(manifest), method="sparsevlm-adaptive")
+
+
+def test_scale_and_bias_or_the_authors_of_a_budget(manifest):
+    bundle = with_methods(manifest, (2,))
+    rules = [
+        plan_pruning(bundle, method="sparsevlm-adaptive", **options).rank_rule
+        for options in ({"budget": 128}, {"scale": 2.0}, {"scale": 1, "bias": 3})
+    ]
+    assert [(rule.scale, rule.bias) for rule in rules] == [(9, 6), (2, 0), (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scale": 2.0}, "scale, bias .* with method 'sparsevlm'"),
+        ({"num_heads": 14}, "num_heads .* expected with method 'sparsevlm\\+'"),
+        ({"method": "sparsevlm+", "num_heads": 0}, "num_heads"),
+        ({"method": "sparsevlm+", "num_heads": 1.5}, "num_heads"),
+        ({"method": "sparsevlm-adaptive", "scale": -1}, "scale"),
+        ({"method": "sparsevlm-adaptive", "scale": "x"}, "scale"),
+        ({"method": "sparsevlm-adaptive", "scale": 2, "budget": 192}, "one of the two"),
+        ({"positions": "kept"}, "compact, original"),
+    ],
+)
+def test_options_of_a_method_that_cannot_be_used(manifest, options, words):
+    with pytest.raises(InputError, match=words):
+        plan_pruning(with_methods(manifest, (2,)), **options)
+
+
+def test_positions_are_the_methods_way_unless_asked(manifest):
+    bundle = with_methods(manifest)
+    ways = {name: plan_pruning(bundle, method=name).is_compact for name in ("random", "fastv")}
+    assert ways == {"random": True, "fastv": False}
+    assert not plan_pruning(bundle, method="random", positions="original").is_compact
 
 
 @pytest.mark.parametrize(
