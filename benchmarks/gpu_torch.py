@@ -78,18 +78,19 @@ class TorchModel:
         self, ids: np.ndarray, pixels: np.ndarray, num_tokens: int
     ) -> tuple[list[int], np.ndarray]:
         """Greedy tokens by transformers' `generate`, and the logits of each `[tokens, vocab]`."""
+        # In place of the model's own: one that is passed takes the end tokens from there.
+        self.model.generation_config = GenerationConfig(
+            max_new_tokens=num_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
         made = self.model.generate(
             input_ids=torch.from_numpy(ids).to(self.device),
             attention_mask=torch.ones(ids.shape, dtype=torch.int64, device=self.device),
             pixel_values=torch.from_numpy(pixels).to(self.device, self.model.dtype),
-            generation_config=GenerationConfig(
-                max_new_tokens=num_tokens,
-                do_sample=False,
-                eos_token_id=None,
-                pad_token_id=0,
-                output_logits=True,
-                return_dict_in_generate=True,
-            ),
         )
         tokens: list[int] = made.sequences[0, -num_tokens:].tolist()
         return tokens, torch.cat(list(made.logits)).float().cpu().numpy()
