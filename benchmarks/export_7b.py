@@ -28,8 +28,12 @@ SHARD_BYTES = 5_000_000_000
 BARS = {"peak_rss_gb": 10.0, "disk_ratio": 1.05, "minutes": 15.0}
 
 
-def llava_7b_config() -> LlavaConfig:
-    """The config of llava-hf/llava-1.5-7b-hf, by its published numbers."""
+def llava_7b_config(num_layers: int = 32) -> LlavaConfig:
+    """The config of llava-hf/llava-1.5-7b-hf, by its published numbers.
+
+    Args:
+        num_layers: Decoder layers; fewer leave the graphs of the first stages as they are.
+    """
     vision = CLIPVisionConfig(
         hidden_size=1024,
         intermediate_size=4096,
@@ -42,7 +46,7 @@ def llava_7b_config() -> LlavaConfig:
     text = LlamaConfig(
         hidden_size=4096,
         intermediate_size=11008,
-        num_hidden_layers=32,
+        num_hidden_layers=num_layers,
         num_attention_heads=32,
         vocab_size=32064,
         max_position_embeddings=4096,
@@ -65,10 +69,10 @@ def random_tensors(config: LlavaConfig) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, tiled.reshape(parameter.shape)
 
 
-def write_checkpoint(folder: Path) -> int:
+def write_checkpoint(folder: Path, num_layers: int = 32) -> int:
     """Write the checkpoint; returns the bytes of its weights."""
     folder.mkdir(parents=True)
-    config = llava_7b_config()
+    config = llava_7b_config(num_layers)
     weight_map: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
     shard_bytes = total = 0

@@ -11,7 +11,9 @@ from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.device_array import DeviceArray, Tensor
-from sparsevlm_trt.runtime.errors import RunnerError
+from sparsevlm_trt.runtime.engines.limits import Limits
+from sparsevlm_trt.runtime.errors import EngineError, RunnerError
+from sparsevlm_trt.runtime.ort_gpu import RTX_PROVIDER, gpu_options, rtx_devices
 from sparsevlm_trt.runtime.ort_memory import OrtMemory
 from sparsevlm_trt.runtime.ort_providers import (
     ON_CUDA,
@@ -57,6 +59,7 @@ class OnnxRuntimeRunner:
         threads: int | None = None,
         resident: bool | None = None,
         provider_options: Mapping[str, Mapping[str, Any]] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Check the providers and make the thread pool.
 
@@ -68,6 +71,7 @@ class OnnxRuntimeRunner:
                 on a GPU. On the CPU it changes nothing but the way that arrays are handed over.
             provider_options: ONNX Runtime's own options by provider, such as
                 `{"CUDAExecutionProvider": {"device_id": 1}}`.
+            limits: The largest request, for TensorRT's providers; None: as `sparsevlm compile`.
 
         Raises:
             RunnerError: ONNX Runtime or a provider is not installed, or the pool is there already
@@ -81,8 +85,12 @@ class OnnxRuntimeRunner:
                 "pip install onnxruntime"
             ) from error
         self._ort = onnxruntime
+        self._limits = limits
         available = onnxruntime.get_available_providers()
-        self._providers = check_providers(providers, available)
+        # A plugin's provider is not among those that ONNX Runtime was built with.
+        self._plugged = rtx_devices(onnxruntime)[:1] if RTX_PROVIDER in providers else []
+        known = [*available, RTX_PROVIDER] if self._plugged else available
+        self._providers = check_providers(providers, known)
         _share_pool(onnxruntime, threads)
         self._sessions: dict[str, Any] = {}
         self._outputs: dict[str, dict[str, str]] = {}
@@ -98,28 +106,39 @@ class OnnxRuntimeRunner:
 
     def load(self, bundle: Bundle, graphs: Sequence[str]) -> None:
         """Open a session for each graph; see `Runner.load`."""
+        for graph in graphs:
+            self._load_one(bundle, graph)
+
+    def _load_one(self, bundle: Bundle, graph: str) -> None:
         options = self._ort.SessionOptions()
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.use_per_session_threads = False
         # A memory pattern is kept for every new shape: one per decode step, for ever.
         options.enable_mem_pattern = False
         options.log_severity_level = 3
-        for graph in graphs:
-            try:
+        path = str(bundle.graph_path(graph))
+        try:
+            own = [
+                {**gpu_options(bundle, graph, name, self._limits), **given}
+                for name, given in zip(self._providers, self._options, strict=True)
+            ]
+            if self._plugged:
+                options.add_provider_for_devices(self._plugged, own[0])
+                session = self._ort.InferenceSession(path, options)
+            else:
                 session = self._ort.InferenceSession(
-                    str(bundle.graph_path(graph)),
-                    options,
-                    providers=self._providers,
-                    provider_options=self._options,
+                    path, options, providers=self._providers, provider_options=own
                 )
-            except Exception as error:  # ONNX Runtime's own classes share no public base
-                raise RunnerError(
-                    f"graph {graph} | {_brief(error)} | expected a graph that ONNX Runtime "
-                    f"{self._ort.__version__} loads | export again, or update onnxruntime"
-                ) from error
-            self._check_in_use(graph, session.get_providers())
-            self._sessions[graph] = session
-            self._outputs[graph] = {each.name: each.type for each in session.get_outputs()}
+        except EngineError as error:
+            raise RunnerError(str(error)) from error
+        except Exception as error:  # ONNX Runtime's own classes share no public base
+            raise RunnerError(
+                f"graph {graph} | {_brief(error)} | expected a graph that ONNX Runtime "
+                f"{self._ort.__version__} loads | export again, or update onnxruntime"
+            ) from error
+        self._check_in_use(graph, session.get_providers())
+        self._sessions[graph] = session
+        self._outputs[graph] = {each.name: each.type for each in session.get_outputs()}
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike, /) -> Tensor:
         """Reserve an array; see `Runner.empty`."""

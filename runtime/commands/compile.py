@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from sparsevlm_trt.runtime.engines.cache import (
     default_cache_folder,
 )
 from sparsevlm_trt.runtime.engines.compile import CompileJob, Outcome, Task, check_precision
+from sparsevlm_trt.runtime.engines.fusion import NOT_FUSED
 from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.engines.profiles import PROFILE_KINDS
+from sparsevlm_trt.runtime.memory import read_memory
 from sparsevlm_trt.runtime.table import format_table
 from sparsevlm_trt.runtime.tensorrt.build import BuildFlags
 from sparsevlm_trt.runtime.tensorrt.library import TARGETS, load_library
@@ -149,9 +152,18 @@ def compile_bundle(
     total = len(job.tasks)
     with _Bar(as_json, len(pending) or 1) as bar:
         if pending:
+            job.check_room(pending, read_memory(), shutil.disk_usage(path).free)
             job.check(bar.checking)
         if not dry_run:
             outcomes = list(job.run(bar))
+    for outcome in outcomes:
+        if outcome.record.attention == NOT_FUSED:
+            click.echo(
+                f"Warning: engine {outcome.record.graph} | attention is not fused: "
+                f"{spell_bytes(outcome.record.scratch_bytes)} of scratch memory, and slow | see "
+                "docs/tensorrt.md",
+                err=True,
+            )
     if as_json:
         print_json(_report(bundle, job, limits, outcomes))
     elif dry_run:
@@ -236,11 +248,13 @@ def _table(tasks: tuple[Task, ...], outcomes: list[Outcome]) -> str:
             spell_bytes(outcome.record.peak_bytes),
             spell_bytes(task.forecast.peak_bytes),
             spell_bytes(outcome.record.activation_bytes),
+            outcome.record.attention,
             spell_ms(outcome.record.build_ms),
         )
         for task, outcome in zip(tasks, outcomes, strict=True)
     ]
-    header = ["graph", "", "plan", "forecast", "peak memory", "forecast", "activations", "time"]
+    header = ["graph", "", "plan", "forecast", "peak memory", "forecast", "activations"]
+    header += ["attention", "time"]
     return format_table(header, rows)
 
 
@@ -254,7 +268,11 @@ def _report(
         "limits": limits,
         "forecasts": {task.graph: task.forecast for task in job.tasks},
         "engines": {
-            outcome.record.graph: {"how": outcome.how, "record": outcome.record}
+            outcome.record.graph: {
+                "how": outcome.how,
+                "attention": outcome.record.attention,
+                "record": outcome.record,
+            }
             for outcome in outcomes
         },
     }

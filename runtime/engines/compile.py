@@ -11,14 +11,17 @@ from sparsevlm_trt.runtime.engines.build_client import ask
 from sparsevlm_trt.runtime.engines.cache import EngineCache
 from sparsevlm_trt.runtime.engines.folder import EngineFolder, plan_name
 from sparsevlm_trt.runtime.engines.forecast import EngineForecast, forecast_engine
+from sparsevlm_trt.runtime.engines.fusion import attention_verdict
 from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.engines.profiles import graph_profiles
 from sparsevlm_trt.runtime.engines.record import EngineRecord, EngineSpec, Machine
 from sparsevlm_trt.runtime.errors import EngineError
 from sparsevlm_trt.runtime.manifest import Manifest
+from sparsevlm_trt.runtime.memory import Memory
 from sparsevlm_trt.runtime.problems import told_at_once
 from sparsevlm_trt.runtime.strict_json import encode
 from sparsevlm_trt.runtime.tensorrt.build import BuildFlags
+from sparsevlm_trt.runtime.units import spell_bytes
 
 __all__ = ["CompileJob", "Outcome", "Task", "check_precision"]
 
@@ -135,6 +138,42 @@ class CompileJob:
             remedy = "export again with this version; see docs/tensorrt.md, 'Troubleshooting'"
             raise EngineError(told_at_once(f"target {target}", problems, remedy))
 
+    def check_room(self, tasks: Sequence[Task], memory: Memory, disk_bytes: int) -> None:
+        """Refuse what cannot fit, before minutes are spent.
+
+        Engines are built one after another, so that the largest bounds the memory.
+
+        Args:
+            tasks: What is to be built.
+            memory: This machine's.
+            disk_bytes: Free where the bundle lies.
+
+        Raises:
+            EngineError: A build needs more memory than there is, or the plans more disk.
+        """
+        largest = max(tasks, key=lambda task: task.forecast.peak_bytes)
+        limits = (memory.available_bytes, memory.limit_bytes)
+        room = min((size for size in limits if size is not None), default=None)
+        problems = []
+        if room is not None and largest.forecast.peak_bytes > room:
+            problems.append(
+                f"memory | building {largest.graph} takes about "
+                f"{spell_bytes(largest.forecast.peak_bytes)} | expected "
+                f"{spell_bytes(room)} at most, what is available | compile where there is more, "
+                "or export with more pruning layers: shorter stages build in less"
+            )
+        plans = sum(task.forecast.plan_bytes for task in tasks)
+        if plans > disk_bytes:
+            problems.append(
+                f"disk | the engines take about {spell_bytes(plans)} | expected "
+                f"{spell_bytes(disk_bytes)} at most, what is free | make room, or build some "
+                "with --graph"
+            )
+        if len(problems) == 1:
+            raise EngineError(problems[0])
+        if problems:
+            raise EngineError(told_at_once("compile", problems, "nothing was built"))
+
     def pending(self) -> list[Task]:
         """Tasks whose engine is not in the bundle, whole and as wanted."""
         return [task for task in self.tasks if self._ready(task) is None]
@@ -189,6 +228,9 @@ class CompileJob:
                 graph=task.graph,
                 spec=task.spec,
                 plan_file=plan_name(task.graph, built["plan_sha256"]),
+                attention=attention_verdict(
+                    self.bundle.manifest, task.graph, task.spec.profiles, built["scratch_bytes"]
+                ),
                 arguments=self._arguments,
                 **built,
             )

@@ -70,6 +70,7 @@ class EngineRecord:
         weight_bytes: What the library says its weights take.
         activation_bytes: Device memory that one execution context needs.
         scratch_bytes: The largest scratch memory of one layer, from the builder's log.
+        attention: Whether a stage's attention was fused, see `fusion`; "" for other graphs.
         peak_bytes: Peak memory of the process that built it.
         build_ms: Time of parsing and building, milliseconds.
         num_layers: Layers of the parsed network.
@@ -85,6 +86,7 @@ class EngineRecord:
     weight_bytes: int
     activation_bytes: int
     scratch_bytes: int
+    attention: str
     peak_bytes: int
     build_ms: int
     num_layers: int

@@ -19,7 +19,9 @@ from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.families.registry import open_family
 from sparsevlm_trt.export.to_onnx import onnx_from_module
 from sparsevlm_trt.runtime.bundle import Bundle
-from sparsevlm_trt.runtime.manifest import GraphSpec, StageSpec
+from sparsevlm_trt.runtime.engines.fusion import attention_verdict
+from sparsevlm_trt.runtime.engines.profiles import Range
+from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest, ModelSpec, StageSpec
 
 pytestmark = [
     pytest.mark.tensorrt,
@@ -126,14 +128,68 @@ def test_num_kept_is_read_by_the_host_and_nothing_else_is(built, kind):
     assert not any(shape_tensors.values())
 
 
+def verdict_of(manifest: Manifest, graph: str, answer: dict[str, Any]) -> str:
+    """What the builder's scratch memory says of a stage built for `DIMS`."""
+    profile = {
+        name: Range(*(tuple(shape) for shape in shapes))
+        for name, shapes in profile_of(graph, manifest.graphs[graph]).items()
+    }
+    return attention_verdict(manifest, graph, [profile], answer["scratch_bytes"])
+
+
 @pytest.mark.parametrize("graph", ["stage_0", "stage_1", "stage_2"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_attention_is_fused(built, bundle_of, kind, graph):
-    model = Bundle.open(bundle_of(kind, "float16"), verify=False).manifest.model
-    batch, new, past = (DIMS[name][2] for name in ("batch", "seq_len", "past_len"))
-    # What one layer's scores of all heads would take; a fused attention never stores them.
-    scores_bytes = 2 * batch * model.num_heads * new * (new + past)
-    assert 0 < built(kind, graph)["scratch_bytes"] < scores_bytes / 2
+    manifest = Bundle.open(bundle_of(kind, "float16"), verify=False).manifest
+    assert verdict_of(manifest, graph, built(kind, graph)) == "fused"
+
+
+def test_attention_that_is_not_fused_is_found(bundle_of, tmp_path):
+    # What a change of the graph could do: the same arithmetic in small nodes, a soft cap between.
+    bundle = Bundle.open(bundle_of("llava-llama", "float16"), verify=False)
+    model = onnx.load(bundle.graph_path("stage_2"))
+    take_apart(model, bundle.manifest.model)
+    path = tmp_path / "stage_2.onnx"
+    onnx.save(model, path)
+    answer = build(path, profile_of("stage_2", bundle.manifest.graphs["stage_2"]))
+    assert answer["built"], answer["errors"]
+    assert verdict_of(bundle.manifest, "stage_2", answer) == "not fused"
+
+
+def take_apart(model: onnx.ModelProto, shape: ModelSpec) -> None:
+    """Write every Attention of a graph as products and a softmax."""
+    groups, heads, size = shape.num_kv_heads, shape.num_heads, shape.head_dim
+    constants = {
+        "query_shape": np.array([0, 0, groups, heads // groups, size]),
+        "key_shape": np.array([0, 0, groups, 1, size]),
+        "out_shape": np.array([0, 0, heads * size]),
+        "scale": np.array(size**-0.5, np.float16),
+        "axis": np.array([2]),
+    }
+    nodes = []
+    for number, node in enumerate(model.graph.node):
+        if node.op_type != "Attention":
+            nodes.append(node)
+            continue
+
+        def made(op: str, *inputs: str, number: int = number, **attributes: Any) -> str:
+            name = f"apart_{number}_{len(nodes)}"
+            nodes.append(onnx.helper.make_node(op, inputs, [name], **attributes))
+            return name
+
+        query, key, value, mask = node.input[:4]
+        rows = made("Transpose", made("Reshape", query, "query_shape"), perm=[0, 2, 3, 1, 4])
+        keys = made("Transpose", made("Reshape", key, "key_shape"), perm=[0, 2, 3, 4, 1])
+        values = made("Transpose", made("Reshape", value, "key_shape"), perm=[0, 2, 3, 1, 4])
+        scores = made("Tanh", made("Mul", made("MatMul", rows, keys), "scale"))
+        masked = made("Add", scores, made("Unsqueeze", mask, "axis"))
+        mixed = made("MatMul", made("Softmax", masked, axis=-1), values)
+        flat = made("Reshape", made("Transpose", mixed, perm=[0, 3, 1, 2, 4]), "out_shape")
+        nodes.append(onnx.helper.make_node("Identity", [flat], [node.output[0]]))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for name, array in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -189,6 +189,7 @@ def test_the_cache_keeps_to_its_size(tmp_path):
             weight_bytes=0,
             activation_bytes=0,
             scratch_bytes=0,
+            attention="",
             peak_bytes=0,
             build_ms=1,
             num_layers=1,

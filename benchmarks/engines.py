@@ -1,0 +1,143 @@
+"""Build TensorRT-RTX engines of the demo model and of a 7B-shaped one, and measure what it takes.
+
+    python benchmarks/engines.py WORKDIR --demo CHECKPOINT [--json FILE] [--only demo|7b]
+
+Every graph of the demo model, and of a model of LLaVA-1.5-7B's shape the vision tower, the
+embedding, a prune step and the first two stages (random weights; eight layers are exported, which
+leaves these graphs as they are in the whole model). For each engine: plan over weights, forecast
+over measured peak memory, and fused attention by the builder's scratch memory. Needs 10 GB of disk
+for the 7B shape. No engine is executed: a host without a GPU will do.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from export_7b import write_checkpoint
+
+BARS = {"plan over weights": 0.03, "peak over forecast": 0.25}
+LAYERS_7B = 32
+LAYERS_EXPORTED = 8
+GRAPHS_7B = ("vision", "embed", "prune_sparsevlm", "stage_0", "stage_1")
+
+
+def compile_bundle(bundle: Path, graphs: tuple[str, ...], options: tuple[str, ...]) -> Any:
+    """Compile in a process of its own; returns what `--json` tells."""
+    shutil.rmtree(bundle / "engines", ignore_errors=True)
+    chosen = [word for graph in graphs for word in ("--graph", graph)]
+    command = ["sparsevlm", "compile", str(bundle), "--target", "tensorrt-rtx", "--no-cache"]
+    done = subprocess.run(
+        [*command, "--json", *chosen, *options], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout)
+
+
+def rows_of(report: Any) -> list[dict[str, Any]]:
+    """One row for each engine."""
+    rows = []
+    for graph, engine in report["engines"].items():
+        record, forecast = engine["record"], report["forecasts"][graph]
+        rows.append(
+            {
+                "graph": graph,
+                "weight_bytes": forecast["weight_bytes"],
+                "plan_bytes": record["plan_bytes"],
+                "plan_over_weights": record["plan_bytes"] / max(1, forecast["weight_bytes"]) - 1,
+                "plan_over_forecast": record["plan_bytes"] / forecast["plan_bytes"] - 1,
+                "peak_bytes": record["peak_bytes"],
+                "peak_over_forecast": record["peak_bytes"] / forecast["peak_bytes"] - 1,
+                "activation_bytes": record["activation_bytes"],
+                "attention": engine["attention"],
+                "build_ms": record["build_ms"],
+            }
+        )
+    return rows
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print a table in Markdown."""
+    click.echo(f"\n{title}\n")
+    click.echo(
+        "| graph | weights MB | plan MB | over weights | peak MB | over forecast | attention | s |"
+    )
+    click.echo("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        sizes = f"{row['weight_bytes'] / 1e6:.1f} | {row['plan_bytes'] / 1e6:.1f}"
+        click.echo(
+            f"| {row['graph']} | {sizes} | "
+            f"{row['plan_over_weights']:+.1%} | {row['peak_bytes'] / 1e6:.0f} | "
+            f"{row['peak_over_forecast']:+.1%} | {row['attention'] or ''} | "
+            f"{row['build_ms'] / 1e3:.1f} |"
+        )
+
+
+@click.command()
+@click.argument("workdir", type=click.Path(path_type=Path))
+@click.option("--demo", type=click.Path(path_type=Path), help="The demo model's checkpoint.")
+@click.option("--only", type=click.Choice(["demo", "7b"]), help="Leave the other out.")
+@click.option("--capability", multiple=True, help="Compute capability to build for; repeatable.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result.")
+def main(
+    workdir: Path,
+    demo: Path | None,
+    only: str | None,
+    capability: tuple[str, ...],
+    json_file: Path | None,
+) -> None:
+    """Build the engines and compare them with their forecasts."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    options = ("--capability", ",".join(capability)) if capability else ()
+    result: dict[str, Any] = {"machine": platform.processor() or platform.machine()}
+    if only != "7b":
+        if demo is None:
+            raise click.UsageError("Give the demo model's checkpoint, or --only 7b.")
+        bundle = workdir / "demo-float16"
+        if not bundle.is_dir():
+            export(demo, bundle)
+        report = compile_bundle(bundle, (), options)
+        result["version"] = report["machine"]["version"]
+        result["demo"] = rows_of(report)
+        show("Demo model, 135 M parameters", result["demo"])
+    if only != "demo":
+        checkpoint, bundle = workdir / "7b-shape", workdir / "7b-float16"
+        if not bundle.is_dir():
+            if not checkpoint.is_dir():
+                write_checkpoint(checkpoint, LAYERS_EXPORTED)
+            export(checkpoint, bundle)
+        report = compile_bundle(bundle, GRAPHS_7B, options)
+        result["version"] = report["machine"]["version"]
+        result["7b"] = rows_of(report)
+        show("LLaVA-1.5-7B's shape", result["7b"])
+        stage = next(row for row in result["7b"] if row["graph"] == "stage_1")
+        layer_bytes = stage["weight_bytes"] / 4
+        others = [row["weight_bytes"] for row in result["7b"] if "stage" not in row["graph"]]
+        # 16 layers in the longest stage of the whole model; the head weighs what embed does.
+        result["longest_stage_bytes"] = 16 * layer_bytes
+        result["whole_model_bytes"] = LAYERS_7B * layer_bytes + sum(others) + others[1]
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+    missed = [
+        f"{name}/{row['graph']}: peak {row['peak_over_forecast']:+.0%} of the forecast"
+        for name in ("demo", "7b")
+        for row in result.get(name, ())
+        if abs(row["peak_over_forecast"]) > BARS["peak over forecast"]
+    ]
+    if missed:
+        sys.exit("missed: " + "; ".join(missed))
+
+
+def export(checkpoint: Path, bundle: Path) -> None:
+    """Export in float16."""
+    command = ["sparsevlm", "export", str(checkpoint), str(bundle), "--dtype", "float16"]
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
