@@ -4,7 +4,7 @@ One prompt, one layer after the other, the sequence cut by slices: nothing is tr
 is arranged for a tracer. Runs Hugging Face decoders by duck typing, with eager attention.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -99,6 +99,7 @@ def pruned_generate(
     image_grid: Grid | None = None,
     num_heads: int | float = DEFAULT_NUM_HEADS,
     positions: Positions | None = None,
+    stop_tokens: Collection[int] = (),
 ) -> ReferenceResult:
     """Generate greedily with the visual tokens pruned on the way through the layers.
 
@@ -110,13 +111,14 @@ def pruned_generate(
         schedule: Tokens kept after each pruning layer, or the rule by which the rank of what the
             raters see there makes them; None only for a method that prunes none.
         method: One of `sparsevlm_ops.methods.METHODS`.
-        max_new_tokens: Tokens to generate, 1 or more; there is no stop token.
+        max_new_tokens: Tokens to generate at most, 1 or more.
         replay: One tensor per boundary that prunes, in place of its own decision: scores `[V]`
             (floating), or the kept index `[K]` (integer; the dropped ones rank by own scores).
         seed: Of a method that draws its scores.
         image_grid: Rows and columns of one image's tokens, for a method that pools.
         num_heads: Heads that score, or their share, for a method that chooses among them.
         positions: "compact" or "original"; the method's own way by default.
+        stop_tokens: Tokens that end the answer; they are part of it.
 
     Raises:
         ValueError: A pruning method without a schedule, a schedule the model does not reach, or
@@ -173,7 +175,7 @@ def pruned_generate(
     tokens = [int(prefill_logits.argmax())]
     step_logits: list[Tensor] = []
     decode_positions = []
-    while len(tokens) < max_new_tokens:
+    while len(tokens) < max_new_tokens and tokens[-1] not in stop_tokens:
         hidden = model.get_input_embeddings()(torch.tensor([[tokens[-1]]], device=hidden.device))
         # Survivors that were renumbered without gaps go on at a layer's own cache length.
         next_positions = [

@@ -11,15 +11,9 @@ import click
 from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, Bundle
 from sparsevlm_trt.runtime.commands.options import debug_option, json_option
 from sparsevlm_trt.runtime.commands.run import PROVIDERS
+from sparsevlm_trt.runtime.commands.sweep_options import read_configs, sweep_options
 from sparsevlm_trt.runtime.console import print_json
 from sparsevlm_trt.runtime.evaluation.answers import AnswerFile
-from sparsevlm_trt.runtime.evaluation.configs import (
-    NONE,
-    Config,
-    default_configs,
-    plan_configs,
-    pruning_methods,
-)
 from sparsevlm_trt.runtime.evaluation.job import Job, Settings
 from sparsevlm_trt.runtime.evaluation.meter import Meter
 from sparsevlm_trt.runtime.evaluation.metrics import METRICS, find_metric
@@ -31,7 +25,6 @@ from sparsevlm_trt.runtime.evaluation.reporting import (
 )
 from sparsevlm_trt.runtime.evaluation.summary import summary_text
 from sparsevlm_trt.runtime.evaluation.sweep import sweep
-from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import RUNNERS
 from sparsevlm_trt.runtime.session import Session
 
@@ -41,60 +34,18 @@ __all__ = ["evaluate"]
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Questions, one JSON object a line; see docs/evaluate.md.",
-)
-@click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Where answers and reports go.  [default: BUNDLE/reports/evaluate-DATA]",
 )
-@click.option(
-    "--budgets",
-    metavar="N,...",
-    help="Nominal budgets; none is the unpruned model.  [default: none and all that fit]",
-)
-@click.option(
-    "--methods", metavar="NAME,...", help="Pruning methods.  [default: all of the bundle's]"
-)
-@click.option(
-    "--schedule",
-    "schedules",
-    multiple=True,
-    metavar="L:N,...",
-    help="A schedule of your own, in addition; repeatable.",
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Ask only so many questions, the first ones."
-)
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option(
-    "--suffix", default="", metavar="TEXT", help="Ends every question, on a line of its own."
-)
+@sweep_options
 @click.option(
     "--metric",
     default="auto",
     show_default=True,
     metavar="NAME",
     help=f"{', '.join(METRICS)}, or module:function of your own.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of methods that draw.",
-)
-@click.option(
-    "--on-error",
-    type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="What a broken line of the data does.",
 )
 @click.option(
     "--agree-with",
@@ -155,7 +106,7 @@ def evaluate(
     opened = Bundle.open(bundle, verify=False)
     score = find_metric(metric)
     questions = read_questions(data, skip_broken=on_error == "skip", limit=limit)
-    configs = _configs(opened.manifest, budgets, methods, schedules)
+    configs = read_configs(opened.manifest, budgets, methods, schedules)
     settings = Settings(
         bundle_sha256=hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest(),
         runner=runner,
@@ -196,24 +147,3 @@ def _ask(
         Session.load(job.bundle.path, settings.runner, **session_options) as session,
     ):
         return sweep(session, job, file, skip_broken=skips, progress=meter)
-
-
-def _configs(
-    manifest: Manifest, budgets: str | None, methods: str | None, schedules: tuple[str, ...]
-) -> tuple[Config, ...]:
-    """Read the options that name configurations."""
-    names = pruning_methods(manifest) if methods is None else tuple(_listed(methods))
-    if budgets is None and not schedules:
-        return default_configs(manifest, names)
-    numbers: list[int | None] = [] if budgets else [None]
-    for word in _listed(budgets or ""):
-        if word != NONE and not word.isdecimal():
-            raise click.BadParameter(
-                f"{word!r} is neither a whole number nor {NONE}", param_hint="--budgets"
-            )
-        numbers.append(None if word == NONE else int(word))
-    return plan_configs(manifest, names, numbers, schedules)
-
-
-def _listed(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]

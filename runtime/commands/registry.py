@@ -51,6 +51,11 @@ COMMANDS: dict[str, CommandSpec] = {
     "evaluate": CommandSpec(
         f"{_RUNTIME}.evaluate:evaluate", "Measure what pruning costs on a set of questions."
     ),
+    "reference": CommandSpec(
+        f"{_EXPORT}.reference_cli:reference",
+        "Answer a set of questions in PyTorch, to compare with.",
+        "export",
+    ),
     "serve": CommandSpec(
         f"{_RUNTIME}.serve:serve", "Serve a bundle behind OpenAI's chat API.", "serve"
     ),
