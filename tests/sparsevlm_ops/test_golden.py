@@ -9,7 +9,6 @@ from sparsevlm_ops.schedule import Schedule, average_visual_tokens
 from sparsevlm_ops.selection import select
 
 TOLERANCE = 1e-4  # float32; measured 8.5e-6 on hidden states, 8.1e-6 on logits
-SCORE_TOLERANCE = 1e-5  # relative to the largest score; measured 2.6e-6
 
 
 def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -25,32 +24,34 @@ def test_raters_equal_the_authors(golden):
 
 
 def test_decisions_equal_the_authors(golden):
-    assert len(golden.result.stages) == int(golden.arrays["n_stages"])
-    for s, stage in enumerate(golden.result.stages):
+    assert len(golden.result.stages) == len(golden.pruning_stages)
+    for s, stage in zip(golden.pruning_stages, golden.result.stages, strict=True):
         assert stage.layer == int(golden.stage(s, "layer"))
         assert stage.num_visual_in == int(golden.stage(s, "n_vis_in"))
         assert stage.num_visual_out == int(golden.stage(s, "n_vis_out"))
         assert len(stage.merged) == int(golden.stage(s, "n_merged"))
         assert torch.equal(stage.kept, golden.stage(s, "kept"))
-        theirs = golden.stage(s, "merge_candidates")
+        theirs = golden.candidates(s)
         assert set(stage.merge_candidates.tolist()) == set(theirs.tolist())
         assert torch.equal(stage.position_ids, golden.stage(s, "position_ids").long())
 
 
 def test_recorded_scores_select_what_the_authors_kept(golden):
-    for s in range(int(golden.arrays["n_stages"])):
+    for s in golden.pruning_stages:
         scores, kept = golden.stage(s, "scores"), golden.stage(s, "kept")
-        candidates = golden.stage(s, "merge_candidates")
+        candidates = golden.candidates(s)
         ours = select(scores[None], len(kept), len(candidates))
         assert torch.equal(ours[0][0], kept)
         assert torch.equal(ours[1][0], candidates)
 
 
 def test_values_are_close_to_the_authors(golden):
-    for s, stage in enumerate(golden.result.stages):
+    for s, stage in zip(golden.pruning_stages, golden.result.stages, strict=True):
         scores = golden.stage(s, "scores")
-        assert largest_difference(stage.scores, scores) <= SCORE_TOLERANCE * scores.abs().max()
-        assert largest_difference(stage.merged, golden.stage(s, "merged")) <= TOLERANCE
+        close = golden.score_tolerance * scores.abs().max()
+        assert largest_difference(stage.scores, scores) <= close
+        if int(golden.stage(s, "n_merged")):
+            assert largest_difference(stage.merged, golden.stage(s, "merged")) <= TOLERANCE
         assert largest_difference(stage.hidden, golden.stage(s, "hidden")) <= TOLERANCE
 
 
@@ -65,12 +66,11 @@ def test_generation_equals_the_authors(golden):
 
 def test_counts_follow_from_the_schedule(golden):
     kept = {
-        int(golden.stage(s, "layer")): len(golden.stage(s, "kept"))
-        for s in range(int(golden.arrays["n_stages"]))
+        int(golden.stage(s, "layer")): len(golden.stage(s, "kept")) for s in golden.pruning_stages
     }
     num_layers = len(golden.result.kv_lengths)
     mean = average_visual_tokens(
-        Schedule.of(kept), len(golden.arrays["visual_embeds"]), num_layers
+        Schedule.of(kept), len(golden.arrays["visual_embeds"]), num_layers, golden.recycles
     )
     assert mean == pytest.approx(float(golden.arrays["avg_visual_tokens"]), abs=1e-4)
 
