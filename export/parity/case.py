@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sparsevlm_ops.reference import pruned_generate
+from sparsevlm_ops.rank_rule import RankRule
+from sparsevlm_ops.reference import ReferenceResult, pruned_generate
 from sparsevlm_ops.schedule import Schedule
 from sparsevlm_trt.export.parity.answers import (
     AnswerCheck,
@@ -123,9 +124,17 @@ class Sides:
             tokens=tuple(chain.tokens),
         )
 
-    def compare_pruned(self, prompt: ParityPrompt, method: str, schedule: Schedule) -> CaseReport:
+    def compare_pruned(
+        self, prompt: ParityPrompt, method: str, schedule: Schedule | RankRule
+    ) -> CaseReport:
         """Hold a pruned answer against the plain PyTorch reference of its method."""
-        chain, calls = self._record(prompt, method=method, schedule=schedule)
+        plan: dict[str, object] = {"method": method}
+        if isinstance(schedule, RankRule):
+            plan |= {"scale": schedule.scale, "bias": schedule.bias}
+        else:
+            plan["schedule"] = schedule
+        chain, calls = self._record(prompt, **plan)
+        vision = self.session.bundle.manifest.vision
         embeds = self.reference.prompt_embeds(prompt)
         own = pruned_generate(
             self.reference.model,
@@ -135,19 +144,12 @@ class Sides:
             schedule,
             method=method,
             max_new_tokens=self.num_tokens,
+            image_grid=vision.grid if vision and vision.layout == "block" else None,
         )
         path = chain.trace.stages
         manifest = self.session.bundle.manifest
         followed = follow(self.reference, manifest, embeds, prompt.layout, path, calls)
-        scores = [stage.scores.numpy() for stage in own.stages]
-        replayed = ask(
-            self.session,
-            prompt,
-            method=method,
-            schedule=schedule,
-            max_new_tokens=self.num_tokens,
-            replay=scores,
-        )
+        replayed = self._replay(prompt, method, schedule, own)
         logits = torch.cat([own.prefill_logits[None], own.step_logits]).numpy()
         decisions = compare_decisions(path, own, followed, calls, self._dtype)
         return self._report(
@@ -158,9 +160,31 @@ class Sides:
             graphs=self._compare_graphs(calls),
             decisions=decisions,
             answer=compare_answers(chain, own.tokens, logits, self._dtype),
-            replayed=compare_answers(replayed, own.tokens, logits, self._dtype),
+            replayed=replayed and compare_answers(replayed, own.tokens, logits, self._dtype),
             followed=compare_logits(chain.prefill_logits, followed.prefill_logits, self._dtype),
             tokens=tuple(chain.tokens),
+        )
+
+    def _replay(
+        self,
+        prompt: ParityPrompt,
+        method: str,
+        schedule: Schedule | RankRule,
+        own: ReferenceResult,
+    ) -> Result | None:
+        """Answer with the reference's scores and counts; None where no schedule can spell them."""
+        if isinstance(schedule, RankRule):
+            counts = {stage.layer: len(stage.kept) for stage in own.stages}
+            if not counts or not all(counts.values()):
+                return None
+            schedule = Schedule.of(counts)
+        return ask(
+            self.session,
+            prompt,
+            method=method,
+            schedule=schedule,
+            max_new_tokens=self.num_tokens,
+            replay=[stage.scores.numpy() for stage in own.stages],
         )
 
     @property

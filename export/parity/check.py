@@ -79,11 +79,6 @@ def check_parity(
         opened = Bundle.open(bundle)
         manifest = opened.manifest
         pruning = plan_pruning(manifest, method=method, budget=budget, schedule=schedule)
-        if pruning.method.prunes and not pruning.method.recycles:
-            raise ParityError(
-                f"method | got {pruning.method.name!r} | expected 'sparsevlm' or 'none': the "
-                "others have no PyTorch reference | check the bundle with one of the two"
-            )
         engine.load(opened, list(manifest.graphs))
         session = Session(opened, engine)
         say("loading the checkpoint")
@@ -91,19 +86,22 @@ def check_parity(
         sides = Sides(session, engine, reference, max_new_tokens)
         cases: list[CaseReport] = []
         for prompt in make_prompts(session, images, question, seed):
-            if pruning.schedule is not None:
-                say(f"{prompt.label}: pruned, {pruning.schedule.spell()}")
-                cases.append(sides.compare_pruned(prompt, pruning.method.name, pruning.schedule))
+            plan = pruning.rank_rule or pruning.schedule_for(prompt.layout.num_visual)
+            if plan is not None:
+                say(f"{prompt.label}: pruned, {plan.spell()}")
+                cases.append(sides.compare_pruned(prompt, pruning.method.name, plan))
             say(f"{prompt.label}: unpruned")
             cases.append(sides.compare_unpruned(prompt))
-    nominal = _nominal(budget, schedule, manifest.plan.budget)
+    default = None if pruning.rank_rule else manifest.plan.budget
+    nominal = _nominal(budget, schedule, default)
+    planned = pruning.rank_rule or pruning.schedule
     found = ParityReport(
         bundle=opened.path.resolve().name,
         weights_sha256=manifest.model.weights_sha256,
         dtype=manifest.model.dtype,
         method=pruning.method.name,
-        budget=nominal if pruning.schedule is not None else None,
-        schedule=pruning.schedule.spell() if pruning.schedule is not None else None,
+        budget=nominal if planned is not None else None,
+        schedule=planned.spell() if planned is not None else None,
         runner=engine.name,
         device=engine.device,
         seed=seed,

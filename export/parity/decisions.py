@@ -100,7 +100,7 @@ def compare_decisions(
 def _boundary(own: StageTrace, boundary: FollowedBoundary, dtype: str) -> BoundaryCheck:
     scores = boundary.scores
     selection = compare_selection(scores, own.kept, own.merge_candidates, dtype)
-    border = float(np.sort(scores)[-len(own.kept)])
+    border = float(np.sort(scores)[-max(1, len(own.kept))])
     error = _noise(own.scores, scores, border)
     return BoundaryCheck(own.layer, own.num_visual_in, selection, error, boundary.num_regrouped)
 

@@ -9,7 +9,7 @@ Dims: S tokens, N hidden size, V visual tokens, K kept, M merge candidates, C me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsevlm_ops.recycling import COUNT_EPSILON, cluster_centres, squared_distances
+from sparsevlm_ops.pooling import cell_means
+from sparsevlm_ops.recycling import cluster_means, clusters
 from sparsevlm_ops.schedule import num_merged
 from sparsevlm_ops.scoring import visual_scores
 from sparsevlm_trt.export.parity.recorder import GraphCall
@@ -76,20 +77,27 @@ def follow(
         embeds: The prompt as the reference embeds it, `[1, S, N]` float32.
         layout: Where its visual block lies.
         path: What the chain did at each boundary that pruned.
-        calls: The graph calls of the chain's prefill; who rated and what was merged is read.
+        calls: The graph calls of the chain's prefill; who rated, what was merged and at which
+            positions the chain went on is read.
     """
     graphs = TorchGraphs(reference, manifest)
     width = manifest.model.num_kv_heads * manifest.model.head_dim
     raters = _raters(calls, layout)
     steps = {step.layer: step for step in path}
     prunes = iter([call for call in calls if call.graph.startswith("prune_")])
+    corrections = iter([call for call in calls if call.graph == "gravity"])
+    positions = {
+        call.graph: call.inputs["position_ids"]
+        for call in calls
+        if call.phase == "prefill" and call.graph.startswith("stage_")
+    }
     hidden, start, count = embeds, layout.prefix, layout.num_visual
     boundaries = []
     for stage in manifest.stages:
         step = steps.get(stage.stop - 1)
         given = {
             "hidden_states": hidden,
-            "position_ids": torch.arange(hidden.shape[1])[None],
+            "position_ids": torch.from_numpy(positions[stage.graph]),
             "past_lengths": torch.zeros(1, dtype=torch.int64),
             "rater_index": (raters + start + count)[None],
             "visual_index": torch.arange(start, start + count)[None],
@@ -101,8 +109,7 @@ def follow(
         hidden = made["last_hidden_state"]
         if step is None:
             continue
-        attention = made["rater_attention"]
-        scores = visual_scores(attention, torch.ones(1, len(raters)))[0]
+        scores = _scores(graphs, made["rater_attention"], step, corrections)
         hidden, num_regrouped = _prune_alike(hidden, start, count, step, next(prunes))
         boundaries.append(FollowedBoundary(scores.numpy(), num_regrouped))
         count = step.num_visual_out
@@ -117,26 +124,42 @@ def _raters(calls: Sequence[GraphCall], layout: Layout) -> Tensor:
     return torch.from_numpy(asked - layout.prefix - layout.num_visual)
 
 
+def _scores(
+    graphs: TorchGraphs, attention: Tensor, step: StageTrace, corrections: Iterator[GraphCall]
+) -> Tensor:
+    """The reference's scores of its own attention, `[V]`; the host's where it asked no token."""
+    if not attention.shape[2]:
+        return torch.from_numpy(np.array(step.scores))
+    call = next(corrections, None)
+    if call is None:
+        return visual_scores(attention, torch.ones(1, attention.shape[2]))[0]
+    given = {**call.inputs, "rater_attention": attention.numpy()}
+    return torch.from_numpy(graphs.run("gravity", given, {})["corrected_attention"][0, 0, 0])
+
+
 def _prune_alike(
     hidden: Tensor, start: int, count: int, step: StageTrace, call: GraphCall
 ) -> tuple[Tensor, int]:
     """Lay the next sequence from the reference's rows, kept and grouped as the chain did."""
     candidates = torch.from_numpy(np.array(step.merge_candidates))
     visual = hidden[0, start : start + count]
-    chain_rows = torch.from_numpy(call.inputs["hidden_states"][0].astype(np.float32))
-    groups = _groups(chain_rows[start : start + count][candidates])
-    own_groups = _groups(visual[candidates])
-    member = (groups == torch.arange(step.num_merged)[:, None]).float()  # [C, M]
-    merged = member @ visual[candidates] / (member.sum(dim=1, keepdim=True) + COUNT_EPSILON)
     kept = visual[torch.from_numpy(np.array(step.kept))]
+    merged, num_regrouped = visual[:0], 0
+    if len(candidates) == count:  # all in cells, whose numbers are the scores
+        cells = torch.from_numpy(np.array(step.scores))
+        merged = cell_means(visual[None], cells[None], step.num_merged)[0]
+    elif step.num_merged:
+        chain_rows = torch.from_numpy(call.inputs["hidden_states"][0].astype(np.float32))
+        groups = _groups(chain_rows[start : start + count][candidates])
+        own_groups = _groups(visual[candidates])
+        member = (groups == torch.arange(step.num_merged)[:, None]).float()  # [C, M]
+        merged = cluster_means(visual[candidates][None], member[None])[0]
+        num_regrouped = int((groups != own_groups).sum())
     following = torch.cat([hidden[0, :start], kept, merged, hidden[0, start + count :]])
-    return following[None], int((groups != own_groups).sum())
+    return following[None], num_regrouped
 
 
 def _groups(tokens: Tensor) -> Tensor:
     """Which merged token each candidate `[M, N]` goes into, as `merge_clusters` decides."""
-    squared = squared_distances(tokens[None])
-    centres = cluster_centres(squared, num_merged(len(tokens)))[0]
-    to_centre = squared[0, centres]  # [C, M]
-    to_centre[torch.arange(len(centres)), centres] = -1.0  # a centre is its own
-    return to_centre.argmin(dim=0)
+    _, member = clusters(tokens[None], num_merged(len(tokens)))
+    return member[0].argmax(dim=0)

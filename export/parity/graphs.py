@@ -21,6 +21,9 @@ __all__ = ["GraphsVerdict", "TensorCheck", "compare_graphs"]
 # A prune step's scores are the same inputs' means: only their last bits may differ.
 _SAME_INPUTS = "float32"
 
+# A singular value at the tolerance itself may fall on either side of it.
+_RANK_TIE = 1
+
 # Rows below this share of the largest one are noise around zero, and are judged by that share.
 _SMALLEST_ROW = 1e-3
 
@@ -107,6 +110,11 @@ def compare_graphs(
             got_mask, mask = call.outputs["rater_mask"], expected.pop("rater_mask")
             check = compare_raters(expected["rater_scores"][0], mask[0], got_mask[0], dtype)
             checks.append(_decision(call, "rater_mask", check.passed, check.describe()))
+        elif call.graph == "rank":
+            ranks, theirs = call.outputs["rank"], expected.pop("rank")
+            near = bool((np.abs(ranks - theirs) <= _RANK_TIE).all())
+            note = "" if (ranks == theirs).all() else f"ranks {ranks} instead of {theirs} (tie)"
+            checks.append(_decision(call, "rank", near, note))
         elif call.graph.startswith("prune_"):
             scores = expected["visual_scores"][0]
             kept, merged = (call.outputs[name][0] for name in ("kept_index", "merge_candidates"))

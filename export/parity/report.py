@@ -123,7 +123,7 @@ def report_path(bundle: Path, report: ParityReport) -> Path:
     elif report.budget is not None:
         plan = str(report.budget)
     else:
-        plan = report.schedule.replace(":", "_").replace(",", "-")
+        plan = report.schedule.replace(":", "_").replace(",", "-").replace(" ", "-")
     return bundle / "reports" / f"parity-{report.method}-{plan}.json"
 
 

@@ -92,7 +92,7 @@ def compare_selection(
         *_against_top(scores, dropped, merged, "merged", dtype),
     ]
     missed = sum(e.choice == "kept" and e.chosen_by == "reference" for e in found)
-    return SelectionCheck(len(kept), 1.0 - missed / len(kept), tuple(found))
+    return SelectionCheck(len(kept), 1.0 - missed / max(1, len(kept)), tuple(found))
 
 
 def compare_raters(

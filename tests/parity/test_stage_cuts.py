@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 
+from sparsevlm_ops.methods import METHODS
+from sparsevlm_ops.rank_rule import RankRule
 from sparsevlm_ops.schedule import Schedule
 from sparsevlm_trt.export.parity.prompts import make_prompts
 from sparsevlm_trt.export.parity.tolerances import tolerance
@@ -46,6 +48,23 @@ def check_cut(open_sides, export_cut, short_of, kind, cut):
         assert pruned.passed
         assert pruned.decisions.same
         assert pruned.answer.num_equal == NUM_TOKENS
+
+
+METHODS_THAT_PRUNE = [name for name, method in METHODS.items() if method.prunes]
+
+
+@pytest.mark.parametrize("name", METHODS_THAT_PRUNE)
+def test_every_method_is_its_reference(open_sides, export_cut, short_of, name):
+    sides = open_sides(export_cut("llava-llama", (0, 2)), short_of("llava-llama"), NUM_TOKENS)
+    prompt = make_prompts(sides.session, [], None, 0)[0]
+    plans = [Schedule.of({0: 11, 2: 7})]
+    if METHODS[name].counts == "rank":
+        plans = [RankRule((2,), 1.0, 2.0), RankRule((2,), 0.0, 0.0)]  # the second keeps none
+    for plan in plans:
+        case = sides.compare_pruned(prompt, name, plan)
+        assert case.passed
+        assert case.decisions.same
+        assert case.answer.num_equal == NUM_TOKENS
 
 
 def test_the_bar_is_the_one_that_is_written_down():
