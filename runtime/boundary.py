@@ -6,7 +6,7 @@ Dims: B batch, V visual tokens now, T text tokens after them, R raters.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from sparsevlm_ops.rank_rule import RankRule
 from sparsevlm_ops.schedule import BoundaryCounts, Schedule, boundary_counts
 from sparsevlm_trt.runtime.budget_plan import BudgetPlan
 from sparsevlm_trt.runtime.errors import InputError
+from sparsevlm_trt.runtime.guard import Guard
 from sparsevlm_trt.runtime.runner import Array
 from sparsevlm_trt.runtime.trace import StageTrace, follow_patches
 
@@ -64,6 +65,7 @@ class Pruning:
         rank_rule: Tokens kept by rank, where no schedule says how many.
         num_heads: Heads that score, or their share, for a method that chooses among them.
         positions: How survivors are numbered; None for the method's own way.
+        guard: What stays in any case, by the scores.
         by_budget: The budget that `schedule` came from; None where it did not.
         planned_visual: Visual tokens that `schedule` was made for; other prompts get their own.
     """
@@ -75,6 +77,7 @@ class Pruning:
     rank_rule: RankRule | None = None
     num_heads: int | float = DEFAULT_NUM_HEADS
     positions: Positions | None = None
+    guard: Guard = field(default_factory=Guard)
     by_budget: BudgetPlan | None = None
     planned_visual: int = 0
 

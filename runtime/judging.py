@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsevlm_ops.schedule import BoundaryCounts
+from sparsevlm_ops.schedule import BoundaryCounts, counts_of
 from sparsevlm_trt.runtime.boundary import Pruning, Votes
 from sparsevlm_trt.runtime.device_array import Tensor
 from sparsevlm_trt.runtime.errors import InputError
@@ -80,6 +80,8 @@ def judge(
     if pruning.method.scoring == "gravity":
         attention, weights = _corrected(run, pruning, weights, asked)
     step = counts if counts is not None else _by_rank(run, pruning, votes, asked)
+    if pruning.guard.share and step.prunes:
+        step = _guarded(pruning, step, asked.num_visual, attention, weights)
     return Judged(step, attention, weights)
 
 
@@ -112,6 +114,16 @@ def _by_rank(run: Run, pruning: Pruning, votes: Votes, asked: Asked) -> Boundary
             "tokens as each other | ask method 'sparsevlm-adaptive' one prompt at a time"
         )
     return steps.pop()
+
+
+def _guarded(
+    pruning: Pruning, step: BoundaryCounts, num_visual: int, attention: Tensor, weights: Tensor
+) -> BoundaryCounts:
+    """Keep as many tokens as the scores' entropy asks for, if the step keeps fewer."""
+    votes = np.asarray(weights)[:, :, None]
+    scores = (np.asarray(attention).mean(axis=1) * votes).sum(axis=1) / votes.sum(axis=1)
+    kept = max(step.num_kept, pruning.guard.least_kept(scores))
+    return counts_of(step.layer, num_visual, kept, pruning.method.recycles)
 
 
 def _known(counts: BoundaryCounts | None, layer: int) -> BoundaryCounts:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from sparsevlm_ops.heads import DEFAULT_NUM_HEADS, count_heads
+from sparsevlm_ops.host_scores import HOST_RULES
 from sparsevlm_ops.methods import Method, Positions
 from sparsevlm_ops.placement import AUTHORS_RANK_LAYERS, placed_layers
 from sparsevlm_ops.rank_rule import AUTHORS_RANK_RULES, RankRule
 from sparsevlm_trt.runtime.budget_plan import Budget
 from sparsevlm_trt.runtime.errors import InputError, PlanError
+from sparsevlm_trt.runtime.guard import ENTROPY, Guard, GuardLike
 from sparsevlm_trt.runtime.manifest import PlanSpec
 
 __all__ = ["MethodOptions", "method_options", "rank_rule"]
@@ -25,12 +27,14 @@ class MethodOptions:
         scale: Tokens for each rank; None for the default.
         bias: Tokens beyond these; None for the default.
         num_heads: Heads that score, or their share.
+        guard: What stays in any case.
     """
 
     positions: Positions | None
     scale: float | None
     bias: float | None
     num_heads: int | float
+    guard: Guard
 
 
 def method_options(
@@ -40,6 +44,7 @@ def method_options(
     scale: float | None,
     bias: float | None,
     num_heads: int | float | None,
+    guard: GuardLike | None,
 ) -> MethodOptions:
     """Check the options of a method.
 
@@ -60,7 +65,18 @@ def method_options(
         count_heads(heads, 1)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return MethodOptions(cast("Positions | None", positions), scale, bias, heads)
+    guarded = Guard.of(guard)
+    if guarded.rules and method.counts == "rank":
+        raise InputError(
+            f"guard | got a rule of a budget with method {method.name!r}, which has none | "
+            "expected 'entropy' | raise its scale, or name another method"
+        )
+    if guarded.share and method.judge in HOST_RULES:
+        raise InputError(
+            f"guard | got {ENTROPY!r} with method {method.name!r}, which scores by no attention | "
+            "expected a method that does | leave it out, or give rules PATTERN=BUDGET"
+        )
+    return MethodOptions(cast("Positions | None", positions), scale, bias, heads, guarded)
 
 
 def rank_rule(

@@ -16,6 +16,7 @@ from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, Schedule
 from sparsevlm_trt.runtime.boundary import Pruning
 from sparsevlm_trt.runtime.budget_plan import Budget, BudgetPlan
 from sparsevlm_trt.runtime.errors import InputError, PlanError
+from sparsevlm_trt.runtime.guard import GuardLike
 from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
 from sparsevlm_trt.runtime.method_options import method_options, rank_rule
 from sparsevlm_trt.runtime.sampling import Sampler
@@ -40,6 +41,8 @@ class Options(TypedDict, total=False):
         bias: Of the same: tokens kept beyond these, 0 by default.
         num_heads: Of method `sparsevlm+`: heads that score, 14 by default, or their share if it
             is a fraction.
+        guard: What stays in any case: "entropy", "entropy:0.5", "PATTERN=BUDGET", several of
+            them, or `{pattern: budget}`; see `sparsevlm_trt.runtime.guard`.
         budget: Nominal average of visual tokens in a layer, such as 192, or a fraction of the
             prompt's, such as 0.33.
         schedule: Tokens kept after each pruning layer, e.g. "2:300,6:200,15:110"; in place of
@@ -62,6 +65,7 @@ class Options(TypedDict, total=False):
     scale: float | None
     bias: float | None
     num_heads: int | float | None
+    guard: GuardLike | None
     budget: Budget | None
     schedule: ScheduleLike | None
     max_new_tokens: int
@@ -133,6 +137,7 @@ def make_request(manifest: Manifest, options: Options) -> Request:
         scale=given.pop("scale", None),
         bias=given.pop("bias", None),
         num_heads=given.pop("num_heads", None),
+        guard=given.pop("guard", None),
     )
     request = Request(
         pruning,
@@ -167,6 +172,7 @@ def plan_pruning(
     scale: float | None = None,
     bias: float | None = None,
     num_heads: int | float | None = None,
+    guard: GuardLike | None = None,
 ) -> Pruning:
     """Decide how to prune: what is asked for, else the bundle's plan.
 
@@ -188,6 +194,7 @@ def plan_pruning(
         scale: Of a method that goes by rank.
         bias: Of a method that goes by rank.
         num_heads: Of a method that chooses heads.
+        guard: What stays in any case.
 
     Raises:
         InputError: The seed, the scores or an option of the method cannot be used.
@@ -196,7 +203,9 @@ def plan_pruning(
     """
     plan = manifest.plan
     chosen = _method(method or plan.method, plan)
-    own = method_options(chosen, positions=positions, scale=scale, bias=bias, num_heads=num_heads)
+    own = method_options(
+        chosen, positions=positions, scale=scale, bias=bias, num_heads=num_heads, guard=guard
+    )
     if not chosen.prunes:
         return Pruning(chosen, None)
     if budget is not None and schedule is not None:
@@ -211,7 +220,9 @@ def plan_pruning(
     scores = None if replay is None else _scores(replay)
     if chosen.counts == "rank" and schedule is None:
         rule = rank_rule(plan, manifest.model.num_layers, budget, own)
-        return Pruning(chosen, None, scores, method_seed, rule, own.num_heads, own.positions)
+        return Pruning(
+            chosen, None, scores, method_seed, rule, own.num_heads, own.positions, own.guard
+        )
     if num_visual is None:
         num_visual = manifest.vision.num_visual if manifest.vision else BUDGET_VISUAL_TOKENS
     by_budget = None
@@ -236,6 +247,7 @@ def plan_pruning(
         None,
         own.num_heads,
         own.positions,
+        own.guard,
         by_budget,
         num_visual,
     )

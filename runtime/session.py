@@ -14,6 +14,7 @@ from sparsevlm_trt.runtime.chain import Chain
 from sparsevlm_trt.runtime.device_array import joined
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.generation import Event, Result, drain, generate, pieces
+from sparsevlm_trt.runtime.guarded_options import guarded_options, question_of
 from sparsevlm_trt.runtime.processor import Processor
 from sparsevlm_trt.runtime.prompt import Messages, Prompt, prompt_from_embeds, prompt_from_text
 from sparsevlm_trt.runtime.request import Options, Request, make_request
@@ -99,7 +100,8 @@ class Session:
             PlanError: The bundle cannot follow the method, budget or schedule.
             RunnerError: A graph failed.
         """
-        request = make_request(self.bundle.manifest, options)
+        guarded = guarded_options(self.bundle.manifest, options, question_of(prompt, messages))
+        request = make_request(self.bundle.manifest, guarded)
         clock = Clock()
         read = self._read(clock, images=images, videos=videos, prompt=prompt, messages=messages)
         return drain(self._events(request, read, clock), request.stream)[0]
@@ -123,7 +125,8 @@ class Session:
         Returns:
             The result, as the value of `yield from` or of `StopIteration`.
         """
-        request = make_request(self.bundle.manifest, options)
+        guarded = guarded_options(self.bundle.manifest, options, question_of(prompt, messages))
+        request = make_request(self.bundle.manifest, guarded)
         clock = Clock()
         read = self._read(clock, images=images, videos=videos, prompt=prompt, messages=messages)
         results = yield from pieces(self._events(request, read, clock), request.stream)

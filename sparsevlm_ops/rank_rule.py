@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sparsevlm_ops.schedule import BoundaryCounts, num_candidates, num_kept, num_merged
+from sparsevlm_ops.schedule import BoundaryCounts, counts_of, num_kept
 
 # Source: the authors' v1.0, its README: budget -> (scale, bias), for LLaVA-1.5.
 AUTHORS_RANK_RULES: dict[int, tuple[float, float]] = {
@@ -58,9 +58,7 @@ class RankRule:
         if rank >= num_visual:
             return BoundaryCounts(layer, num_visual, num_visual, 0, 0, num_visual)
         kept = max(0, num_kept(int(rank * self.scale + self.bias), num_visual))
-        candidates = num_candidates(num_visual - kept)
-        merged = num_merged(candidates)
-        return BoundaryCounts(layer, num_visual, kept, candidates, merged, kept + merged)
+        return counts_of(layer, num_visual, kept, recycles=True)
 
     def spell(self) -> str:
         """Tell the rule in a few words."""

@@ -221,12 +221,17 @@ def boundary_counts(
         if num_visual < 2:
             steps.append(BoundaryCounts(layer, num_visual, num_visual, 0, 0, num_visual))
             continue
-        kept = num_kept(requested, num_visual)
-        candidates = num_candidates(num_visual - kept) if recycles else 0
-        merged = num_merged(candidates) if recycles else 0
-        steps.append(BoundaryCounts(layer, num_visual, kept, candidates, merged, kept + merged))
-        num_visual = kept + merged
+        step = counts_of(layer, num_visual, num_kept(requested, num_visual), recycles)
+        steps.append(step)
+        num_visual = step.num_out
     return tuple(steps)
+
+
+def counts_of(layer: int, num_visual: int, kept: int, recycles: bool) -> BoundaryCounts:
+    """Count what a boundary leaves that keeps `kept` of `num_visual` tokens, fewer than all."""
+    candidates = num_candidates(num_visual - kept) if recycles else 0
+    merged = num_merged(candidates) if recycles else 0
+    return BoundaryCounts(layer, num_visual, kept, candidates, merged, kept + merged)
 
 
 def _pooled(layer: int, num_in: int, num_out: int) -> BoundaryCounts:

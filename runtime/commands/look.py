@@ -64,6 +64,7 @@ def look(
     scale: float | None,
     bias: float | None,
     num_heads: int | float | None,
+    guard: tuple[str, ...],
     out: Path | None,
     max_new_tokens: int,
     no_verify: bool,
@@ -91,6 +92,7 @@ def look(
             scale=scale,
             bias=bias,
             num_heads=num_heads,
+            guard=guard or None,
             max_new_tokens=max_new_tokens,
             keep_logits=False,
         )

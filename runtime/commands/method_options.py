@@ -39,7 +39,14 @@ NUMBER_OR_SHARE = _NumberOrShare()
 
 
 def method_options(command: Command) -> Command:
-    """Add `--positions`, `--scale`, `--bias` and `--num-heads`."""
+    """Add `--positions`, `--scale`, `--bias`, `--num-heads` and `--guard`."""
+    command = click.option(
+        "--guard",
+        multiple=True,
+        metavar="RULE",
+        help="Keep more where pruning may hurt: entropy[:SHARE] by the scores, or PATTERN=BUDGET "
+        "by the question; repeatable.",
+    )(command)
     command = click.option(
         "--num-heads",
         type=NUMBER_OR_SHARE,
