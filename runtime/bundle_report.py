@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from sparsevlm_ops.cells import block_grid
-from sparsevlm_ops.schedule import average_visual_tokens
+from sparsevlm_ops.schedule import Schedule, average_visual_tokens
 from sparsevlm_trt.runtime.boundary import Pruning
 from sparsevlm_trt.runtime.bundle import Bundle, listed_files
 from sparsevlm_trt.runtime.flops import chain_cost
 from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest
 from sparsevlm_trt.runtime.plain_json import plain_from
 
-__all__ = ["bundle_report", "cost_report"]
+__all__ = ["USUAL_RANK", "bundle_report", "cost_report"]
+
+USUAL_RANK = 10  # as many as the raters of a usual question, whose attention is independent
 
 
 def bundle_report(bundle: Bundle) -> dict[str, Any]:
@@ -54,7 +56,12 @@ def bundle_report(bundle: Bundle) -> dict[str, Any]:
 
 
 def cost_report(
-    manifest: Manifest, pruning: Pruning, *, num_visual: int, num_text: int
+    manifest: Manifest,
+    pruning: Pruning,
+    *,
+    num_visual: int,
+    num_text: int,
+    rank: int = USUAL_RANK,
 ) -> dict[str, Any]:
     """Count what a prompt costs; see `flops.chain_cost` for what is counted.
 
@@ -63,6 +70,7 @@ def cost_report(
         pruning: What happens at the boundaries.
         num_visual: Tokens of the visual block, before pruning.
         num_text: All other tokens.
+        rank: What every boundary meets, for a method that goes by rank.
 
     Returns:
         Counts in tokens, FLOPs (2 for each multiply-add), multiply-adds and bytes.
@@ -71,7 +79,13 @@ def cost_report(
         PlanError: There are no tokens at all.
     """
     vision, model = manifest.vision, manifest.model
-    schedule, recycles = pruning.schedule, pruning.method.recycles
+    schedule, recycles = pruning.schedule_for(num_visual), pruning.method.recycles
+    told, source = (schedule.spell(), schedule.source) if schedule else (None, None)
+    if pruning.rank_rule is not None:
+        left = pruning.rank_rule.outcome(num_visual, rank)
+        told, source = pruning.rank_rule.spell(), f"the prompt's; told for a rank of {rank}"
+        # What is left counts merged tokens already.
+        schedule, recycles = (Schedule.of(left) if left else None), False
     grid = block_grid(num_visual, vision.grid if vision else None)
     pools = grid if pruning.method.pools else None
     cost = chain_cost(
@@ -93,8 +107,9 @@ def cost_report(
     computed = sum(stage.num_visual * stage.num_layers for stage in cost.stages)
     return {
         "method": pruning.method.name,
-        "schedule": schedule.spell() if schedule else None,
-        "schedule_source": schedule.source if schedule else None,
+        "schedule": told,
+        "schedule_source": source,
+        "positions": "compact" if pruning.is_compact else "original",
         "num_visual": num_visual,
         "num_text": num_text,
         "nominal_average_visual_tokens": nominal,

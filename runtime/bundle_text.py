@@ -80,6 +80,8 @@ def cost_text(report: Report) -> str:
     )
     fields = [
         ("prompt", f"{report['num_visual']} visual + {report['num_text']} other tokens; {plan}"),
+        ("schedule", report["schedule_source"] or "none"),
+        ("positions", report["positions"]),
         ("visual tokens", average),
         ("prefill", _cut(report, "prefill_flops", "FLOP", "prefill_cut") + ", as computed"),
         (

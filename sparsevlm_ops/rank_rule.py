@@ -60,6 +60,15 @@ class RankRule:
         kept = max(0, num_kept(int(rank * self.scale + self.bias), num_visual))
         return counts_of(layer, num_visual, kept, recycles=True)
 
+    def outcome(self, num_visual: int, rank: int) -> dict[int, int]:
+        """Tell what each boundary would leave, `{layer: tokens}`, if all met the same rank."""
+        left = {}
+        for layer in self.layers:
+            step = self.counts(layer, num_visual, min(rank, num_visual))
+            if step.prunes:
+                left[layer] = num_visual = step.num_out
+        return left
+
     def spell(self) -> str:
         """Tell the rule in a few words."""
         layers = ",".join(map(str, self.layers))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, Bundle
-from sparsevlm_trt.runtime.bundle_report import bundle_report, cost_report
+from sparsevlm_trt.runtime.bundle_report import USUAL_RANK, bundle_report, cost_report
 from sparsevlm_trt.runtime.bundle_text import bundle_text, cost_text, graph_text
 from sparsevlm_trt.runtime.commands.options import (
     check_one_plan,
@@ -41,6 +41,13 @@ TEXT_TOKENS = 64
     show_default=True,
     help="All other tokens of the prompt.",
 )
+@click.option(
+    "--rank",
+    type=click.IntRange(min=0),
+    default=USUAL_RANK,
+    show_default=True,
+    help="What sparsevlm-adaptive meets: the raters of a prompt, as a rule.",
+)
 @click.option("--no-verify", is_flag=True, help="Do not hash the bundle's files first.")
 @json_option
 @debug_option
@@ -52,6 +59,7 @@ def inspect(
     schedule: str | None,
     visual: int | None,
     text: int,
+    rank: int,
     no_verify: bool,
     as_json: bool,
 ) -> None:
@@ -74,7 +82,7 @@ def inspect(
     pruning = plan_pruning(
         manifest, method=method, budget=budget, schedule=schedule, num_visual=visual
     )
-    cost = cost_report(manifest, pruning, num_visual=visual, num_text=text)
+    cost = cost_report(manifest, pruning, num_visual=visual, num_text=text, rank=rank)
     report = bundle_report(bundle)
     if as_json:
         print_json({**report, "cost": cost})
