@@ -31,7 +31,7 @@ from sparsevlm_trt.runtime.boundary import (
 )
 from sparsevlm_trt.runtime.device_array import Tensor, contiguous
 from sparsevlm_trt.runtime.judging import Asked, judge
-from sparsevlm_trt.runtime.kv_cache import StageCache
+from sparsevlm_trt.runtime.kv_cache import HeldCache, HoldsCaches, StageCache
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Runner
 from sparsevlm_trt.runtime.trace import Clock, StageTrace
@@ -56,7 +56,7 @@ class ChainState:
         prunes: The prune steps of each row of the batch.
     """
 
-    caches: list[StageCache]
+    caches: list[StageCache | HeldCache]
     length: int
     compact: bool
     prunes: list[list[StageTrace]]
@@ -132,18 +132,11 @@ class Chain:
         positions: Tensor = np.tile(np.arange(length, dtype=np.int64), (batch, 1))
         patches = [np.arange(layout.num_visual, dtype=np.int64)] * batch
         num_visual = layout.num_visual
-        caches: list[StageCache] = []
+        caches: list[StageCache | HeldCache] = []
         prunes: list[list[StageTrace]] = [[] for _ in range(batch)]
         for number, stage in enumerate(self._stages):
             layer = stage.stop - 1
-            cache = StageCache(
-                range(stage.first, stage.stop),
-                batch,
-                hidden.shape[1] + num_new,
-                self._cache_width,
-                self.dtype,
-                self._runner.empty,
-            )
+            cache = self._open_cache(number, batch, hidden.shape[1] + num_new)
             caches.append(cache)
             start = layout.prefix + num_visual
             acts = layer in steps and num_visual >= 2
@@ -246,28 +239,46 @@ class Chain:
         number: int,
         hidden: Tensor,
         positions: Tensor,
-        cache: StageCache,
+        cache: StageCache | HeldCache,
         rater_index: Index,
         visual_index: Index,
         clock: Clock,
     ) -> tuple[Tensor, Tensor]:
         """Run a stage; its new keys and values go straight into the cache."""
         batch, count, _ = hidden.shape
-        written = cache.new_views(count)
         result = self._runner.empty(hidden.shape, hidden.dtype)
         votes = (batch, self._heads, rater_index.shape[1], visual_index.shape[1])
         attention = self._runner.empty(votes, np.float32)
-        inputs = cache.views()
-        inputs["hidden_states"] = hidden
-        inputs["position_ids"] = positions
-        inputs["past_lengths"] = np.full(batch, cache.length, np.int64)
-        into = {**written, "last_hidden_state": result}
+        inputs = {
+            "hidden_states": hidden,
+            "position_ids": positions,
+            "past_lengths": np.full(batch, cache.length, np.int64),
+        }
+        into = {"last_hidden_state": result}
         if number < len(self._stages) - 1:
             inputs["rater_index"], inputs["visual_index"] = rater_index, visual_index
             into["rater_attention"] = attention
-        self._run(self._stages[number].graph, inputs, clock, into=into)
-        cache.advance(written)
+        graph = self._stages[number].graph
+        if isinstance(cache, StageCache):
+            written = cache.new_views(count)
+            self._run(graph, {**cache.views(), **inputs}, clock, into={**written, **into})
+            cache.advance(written)
+        else:
+            started = time.perf_counter()
+            cache.run(inputs, into)
+            clock.add(graph, started)
         return result, attention
+
+    def _open_cache(self, number: int, batch: int, capacity: int) -> StageCache | HeldCache:
+        """Open the cache of a stage, in the engine where it keeps caches."""
+        stage, runner = self._stages[number], self._runner
+        if isinstance(runner, HoldsCaches):
+            held = runner.open_cache(stage.graph, batch, capacity, self.dtype)
+            if held is not None:
+                return held
+        layers = range(stage.first, stage.stop)
+        width = self._cache_width
+        return StageCache(layers, batch, capacity, width, self.dtype, runner.empty)
 
     def _logits(self, hidden: Tensor, clock: Clock) -> Floats:
         """Run the head on the last position."""

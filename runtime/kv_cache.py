@@ -2,14 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.device_array import Allocate, Tensor, contiguous
 
-__all__ = ["StageCache"]
+__all__ = ["HeldCache", "HoldsCaches", "StageCache"]
+
+
+class HeldCache(Protocol):
+    """A stage's keys and values that the engine itself keeps, for one prompt.
+
+    Attributes:
+        length: Entries used.
+        capacity: Entries that may be kept.
+    """
+
+    length: int
+    capacity: int
+
+    def run(self, inputs: Mapping[str, Any], into: Mapping[str, Any]) -> None:
+        """Run the stage on new tokens and keep their keys and values behind the others.
+
+        Args:
+            inputs: The stage's inputs, by name, without the past.
+            into: Where its outputs go, without the new entries; see `Runner.run`.
+
+        Raises:
+            ValueError: The new entries do not fit.
+            RunnerError: The engine failed.
+        """
+
+    def views(self) -> dict[str, Any]:
+        """Return copies of the used entries, `past_key_values.{l}.key` `[B, length, G*D]`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the used entries."""
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes of as many entries as fit."""
+
+
+@runtime_checkable
+class HoldsCaches(Protocol):
+    """What a runner has that keeps caches itself."""
+
+    def open_cache(
+        self, graph: str, batch: int, capacity: int, dtype: np.dtype[Any]
+    ) -> HeldCache | None:
+        """Open the cache of a stage for one prompt; None where this stage has none.
+
+        Args:
+            graph: The stage's graph, loaded.
+            batch: Rows, B.
+            capacity: Entries that fit in.
+            dtype: The model's type.
+        """
 
 
 class StageCache:

@@ -23,6 +23,7 @@ RUNNERS: dict[str, str] = {
     "onnxruntime": "sparsevlm_trt.runtime.ort:OnnxRuntimeRunner",
     "tensorrt": "sparsevlm_trt.runtime.tensorrt.runner:TensorRtRunner",
     "tensorrt-rtx": "sparsevlm_trt.runtime.tensorrt.runner:TensorRtRtxRunner",
+    "openvino": "sparsevlm_trt.runtime.openvino.runner:OpenVinoRunner",
 }
 
 

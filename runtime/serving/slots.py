@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sparsevlm_trt.runtime.chain import ChainState
-from sparsevlm_trt.runtime.kv_cache import StageCache
+from sparsevlm_trt.runtime.kv_cache import HeldCache, StageCache
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Array, Runner
 from sparsevlm_trt.runtime.trace import Clock
@@ -52,7 +52,7 @@ class StageSlots:
         """Entries that each row has room for, L."""
         return int(self._buffers[0].shape[1])
 
-    def put(self, row: int, cache: StageCache) -> None:
+    def put(self, row: int, cache: StageCache | HeldCache) -> None:
         """Copy a prompt's cache of batch 1 into a row."""
         used = cache.views()
         self.lengths[row] = cache.length
