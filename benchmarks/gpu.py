@@ -246,7 +246,7 @@ def compare(answers: dict[str, dict[str, Any]], ours: str) -> dict[str, Any]:
             row = result.setdefault(
                 f"{key.split()[0]} vs {name}",
                 {"answers": 0, "equal_answers": 0, "tokens": 0, "equal_tokens": 0}
-                | {"logit_error": 0.0, "kept": 0, "equal_kept": 0},
+                | {"logit_error": 0.0, "first_token_gap": 0.0, "kept": 0, "equal_kept": 0},
             )
             same = [a == b for a, b in zip(mine["tokens"], other["tokens"], strict=True)]
             before = same.index(False) if False in same else len(same)
@@ -256,6 +256,9 @@ def compare(answers: dict[str, dict[str, Any]], ours: str) -> dict[str, Any]:
             row["equal_tokens"] += before  # behind the first difference they read other texts
             error = float(np.abs(mine["logits"] - other["logits"]).max())
             row["logit_error"] = max(row["logit_error"], error)
+            first, another = mine["tokens"][0], other["tokens"][0]
+            gap = float(other["logits"][another] - other["logits"][first])
+            row["first_token_gap"] = max(row["first_token_gap"], gap)
             for one, another in zip(mine["kept"], other.get("kept", ()), strict=False):
                 row["kept"] += len(one)
                 row["equal_kept"] += len(set(one) & set(another))
@@ -299,7 +302,8 @@ def table(values: dict[str, Any]) -> str:
         lines.append(
             f"{name:<36} answers {row['equal_answers']}/{row['answers']}, tokens "
             f"{row['equal_tokens']}/{row['tokens']}, kept {row['equal_kept']}/{row['kept']}, "
-            f"logits within {row['logit_error']:.3g}"
+            f"logits within {row['logit_error']:.3g}, first token worse by at most "
+            f"{row['first_token_gap']:.3g}"
         )
     for graph, places in values.get("placement", {}).get("graphs", {}).items():
         spelled = "; ".join(f"{name} {sum(ops.values())}" for name, ops in places.items())
