@@ -39,7 +39,7 @@ def llava_7b_config() -> LlavaConfig:
 
 def tiny_config() -> LlavaConfig:
     """A model of that form which a rehearsal on a CPU can afford, with as many visual tokens."""
-    return _llava_config(hidden=256, inner=512, heads=4, layers=16, tower=(64, 128, 2, 2))
+    return _llava_config(hidden=256, inner=512, heads=4, layers=20, tower=(64, 128, 2, 2))
 
 
 SHAPES: dict[str, Callable[[], LlavaConfig]] = {"7b": llava_7b_config, "tiny": tiny_config}
