@@ -17,11 +17,24 @@ __all__ = ["DecoderLayer", "Norm", "Projection"]
 
 
 class Projection(nn.Module):
-    """A linear layer whose weight is stored `[in, out]`."""
+    """A linear layer whose weight is stored `[in, out]`, or several with one input as one.
 
-    def __init__(self, num_in: int, num_out: int, bias: bool, dtype: torch.dtype) -> None:
+    Attributes:
+        parts: Names of the checkpoint's layers whose outputs lie side by side in this one's;
+            empty for a layer of its own name.
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        num_out: int,
+        bias: bool,
+        dtype: torch.dtype,
+        parts: tuple[str, ...] = (),
+    ) -> None:
         """Make an unfilled layer on the meta device."""
         super().__init__()
+        self.parts = parts
         self.weight = nn.Parameter(torch.empty(num_in, num_out, dtype=dtype, device="meta"))
         self.bias = (
             nn.Parameter(torch.empty(num_out, dtype=dtype, device="meta")) if bias else None
@@ -52,15 +65,16 @@ class Attention(nn.Module):
     """Grouped-query attention over a cache followed by the new tokens."""
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
-        """Make the four projections."""
+        """Make the projections: queries, keys and values are one product, split afterwards."""
         super().__init__()
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         query_size = config.num_heads * config.head_dim
         kv_size = config.num_kv_heads * config.head_dim
-        bias = config.qkv_bias
-        self.q_proj = Projection(config.hidden_size, query_size, bias, dtype)
-        self.k_proj = Projection(config.hidden_size, kv_size, bias, dtype)
-        self.v_proj = Projection(config.hidden_size, kv_size, bias, dtype)
+        self.sizes = [query_size, kv_size, kv_size]
+        parts = ("q_proj", "k_proj", "v_proj")
+        self.qkv_proj = Projection(
+            config.hidden_size, sum(self.sizes), config.qkv_bias, dtype, parts
+        )
         self.o_proj = Projection(query_size, config.hidden_size, config.output_bias, dtype)
         if config.head_norm:
             self.q_norm = Norm(config, dtype, config.head_dim)
@@ -83,13 +97,12 @@ class Attention(nn.Module):
             and all keys `[B, L+S, G*D]`.
         """
         cos, sin = rotary
-        query, new_key = self.q_proj(hidden), self.k_proj(hidden)
+        query, new_key, new_value = self.qkv_proj(hidden).split(self.sizes, dim=-1)
         if self.head_norm:
             query = self.q_norm(query.unflatten(2, (self.num_heads, -1))).flatten(2)
             new_key = self.k_norm(new_key.unflatten(2, (self.num_kv_heads, -1))).flatten(2)
         query = torch.onnx.ops.rotary_embedding(query, cos, sin, num_heads=self.num_heads)
         new_key = torch.onnx.ops.rotary_embedding(new_key, cos, sin, num_heads=self.num_kv_heads)
-        new_value = self.v_proj(hidden)
         keys = torch.cat([past[0], new_key], dim=1)  # [B, L+S, G*D]
         values = torch.cat([past[1], new_value], dim=1)
         attended = torch.onnx.ops.attention(
@@ -110,6 +123,7 @@ class GatedMlp(nn.Module):
         """Make the three projections."""
         super().__init__()
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        # Two products: as one, its halves would be copied apart (docs/decisions/005).
         self.gate_proj = Projection(hidden, inner, bias, dtype)
         self.up_proj = Projection(hidden, inner, bias, dtype)
         self.down_proj = Projection(inner, hidden, bias, dtype)
@@ -130,7 +144,7 @@ class DecoderLayer(nn.Module):
     """One pre-norm decoder layer."""
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
-        """Make the layer; its parameter names are Hugging Face's."""
+        """Make the layer; its parameter names are Hugging Face's, but for `Projection.parts`."""
         super().__init__()
         self.input_layernorm = Norm(config, dtype)
         self.self_attn = Attention(config, dtype)

@@ -18,10 +18,18 @@ class WeightSource:
     Attributes:
         stored_name: Tensor name in the checkpoint.
         transpose: Whether the graph wants `[in, out]` and the checkpoint has `[out, in]`.
+        beside: Tensors whose outputs the graph has behind those of the first, in this order; the
+            outputs are the first axis in the checkpoint.
     """
 
     stored_name: str
     transpose: bool = False
+    beside: tuple[str, ...] = ()
+
+    @property
+    def spelled(self) -> str:
+        """All stored names, for errors."""
+        return " + ".join((self.stored_name, *self.beside))
 
 
 @dataclass(frozen=True, slots=True)

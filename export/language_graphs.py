@@ -225,13 +225,19 @@ class LanguageGraphs:
         return torch.zeros(_BATCH, length, self.config.hidden_size, dtype=self.dtype)
 
     def _sources(self, module: nn.Module, prefixes: tuple[str, ...]) -> dict[str, WeightSource]:
-        transposed = {
-            f"{name}.weight" for name, m in module.named_modules() if isinstance(m, Projection)
-        }
-        return {
-            name: WeightSource(self.checkpoint.resolve(name, prefixes), name in transposed)
-            for name, _ in module.named_parameters()
-        }
+        projections = {n: m for n, m in module.named_modules() if isinstance(m, Projection)}
+        sources = {}
+        for name, _ in module.named_parameters():
+            owner, _, kind = name.rpartition(".")
+            projection = projections.get(owner)
+            stored = [name]
+            if projection is not None and projection.parts:
+                parent = owner.rpartition(".")[0]
+                stored = [f"{parent}.{part}.{kind}" for part in projection.parts]
+            first, *beside = [self.checkpoint.resolve(each, prefixes) for each in stored]
+            transpose = projection is not None and kind == "weight"
+            sources[name] = WeightSource(first, transpose, tuple(beside))
+        return sources
 
 
 class _Raters(nn.Module):

@@ -70,23 +70,34 @@ class WeightBinder:
         key = (source, value.dtype)
         if key not in self._written:
             array = self._load(graph_name, value, source)
-            self._written[key] = self.writer.add_weight(source.stored_name, array)
+            self._written[key] = self.writer.add_weight(source.spelled, array)
         return self._written[key]
 
     def _load(self, graph_name: str, value: ir.Value, source: WeightSource) -> np.ndarray:
         assert value.dtype is not None
         assert value.const_value is not None
-        stored = self.checkpoint.tensor(source.stored_name)
-        if source.transpose:
-            stored = stored.t()
+        stored = self._stored(graph_name, source)
         expected = list(value.const_value.shape.numpy())
         if list(stored.shape) != expected:
             raise ExportError(
-                f"graph {graph_name} | tensor {source.stored_name} is {list(stored.shape)} "
+                f"graph {graph_name} | tensor {source.spelled} is {list(stored.shape)} "
                 f"| expected {expected} | the checkpoint's config.json does not fit its weights"
             )
         dtype = torch.float16 if value.dtype == ir.DataType.FLOAT16 else torch.float32
-        return _converted(stored, dtype, source.stored_name)
+        return _converted(stored, dtype, source.spelled)
+
+    def _stored(self, graph_name: str, source: WeightSource) -> Tensor:
+        stored = self.checkpoint.tensor(source.stored_name)
+        if source.beside:
+            parts = [stored, *map(self.checkpoint.tensor, source.beside)]
+            if len({part.shape[1:] for part in parts}) > 1:
+                shapes = ", ".join(str(list(part.shape)) for part in parts)
+                raise ExportError(
+                    f"graph {graph_name} | tensors {source.spelled} are {shapes} | expected the "
+                    "same input size | the checkpoint's config.json does not fit its weights"
+                )
+            stored = torch.cat(parts)
+        return stored.t() if source.transpose else stored
 
     def _point(self, value: ir.Value, file: str) -> str:
         tensor = value.const_value

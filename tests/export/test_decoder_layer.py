@@ -94,8 +94,15 @@ def theirs(config: PretrainedConfig, layer: int) -> nn.Module:
 
 def take_weights(ours: nn.Module, stored: dict[str, Tensor]) -> None:
     """Fill parameters from the meta device, as the exporter does."""
-    transposed = {f"{n}.weight" for n, m in ours.named_modules() if isinstance(m, Projection)}
-    weights = {n: t.t().contiguous() if n in transposed else t for n, t in stored.items()}
+    weights = dict(stored)
+    for name, module in ours.named_modules():
+        if not isinstance(module, Projection):
+            continue
+        parent, _, own = name.rpartition(".")
+        for kind in ["weight"] + ["bias"] * (module.bias is not None):
+            parts = [f"{parent}.{part}.{kind}" for part in module.parts or (own,)]
+            whole = torch.cat([weights.pop(part) for part in parts])
+            weights[f"{name}.{kind}"] = whole.t().contiguous() if kind == "weight" else whole
     ours.load_state_dict(weights, assign=True)
 
 

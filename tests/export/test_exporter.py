@@ -238,7 +238,7 @@ def test_stages_hold_one_attention_a_layer_and_one_output_each(bundle_of):
         assert kinds.count("Attention") == num_layers
         assert kinds.count("RMSNormalization") == 2 * num_layers
         assert kinds.count("RotaryEmbedding") == 2 * num_layers
-        assert kinds.count("MatMul") <= 7 * num_layers + 2  # projections, and the raters' rows
+        assert kinds.count("MatMul") <= 5 * num_layers + 2  # projections, and the raters' rows
         assert all(len(n.output) == 1 for n in nodes if n.op_type == "Attention")
         # No weight is turned at run time.
         names = {i.name for i in onnx.load(bundle.graph_path(stage.graph)).graph.initializer}
@@ -258,6 +258,9 @@ def test_weights_are_those_of_the_checkpoint(bundle_of, checkpoint_of, kind, dty
         for name, value in stored.items()
         if "vision" not in name and "projector" not in name
     }
+    for name in [name for name in expected if "q_proj" in name]:  # stored apart, one product here
+        parts = [expected.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        expected[name.replace("q_proj", "qkv_proj")] = np.concatenate(parts)
     seen = set()
     for stage in bundle.manifest.stages:
         for name, value in ir.load(bundle.graph_path(stage.graph)).graph.initializers.items():

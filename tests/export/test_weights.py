@@ -86,6 +86,30 @@ def test_a_transposed_weight_is_laid_out_anew(binder_of):
     np.testing.assert_array_equal(bound(model, "w").numpy(), stored.t().numpy())
 
 
+def test_tensors_stored_apart_become_one(binder_of):
+    stored = {name: torch.randn(rows, WIDE) for name, rows in (("q", 48), ("k", 24), ("v", 24))}
+    biases = {f"{name}.bias": torch.randn(len(weight)) for name, weight in stored.items()}
+    binder = binder_of(stored | biases)
+    model = traced({"w": (WIDE, 96), "b": (96,)})
+    source = WeightSource("q", transpose=True, beside=("k", "v"))
+    bias = WeightSource("q.bias", beside=("k.bias", "v.bias"))
+    files = binder.bind(model, graph_of(w=source, b=bias))
+    assert len(files) == 1
+    together = torch.cat(list(stored.values())).t()
+    np.testing.assert_array_equal(bound(model, "w").numpy(), together.numpy())
+    np.testing.assert_array_equal(bound(model, "b").numpy(), torch.cat(list(biases.values())))
+
+
+def test_parts_that_do_not_fit_are_all_named(binder_of):
+    binder = binder_of({"q": torch.zeros(4, 5), "k": torch.zeros(3, 5)})
+    source = WeightSource("q", transpose=True, beside=("k",))
+    with pytest.raises(ExportError, match=r"tensor q \+ k is \[5, 7\] \| expected \[5, 8\]"):
+        binder.bind(traced({"w": (5, 8)}), graph_of(w=source))
+    binder = binder_of({"q": torch.zeros(4, 5), "k": torch.zeros(3, 6)})
+    with pytest.raises(ExportError, match=r"tensors q \+ k are \[4, 5\], \[3, 6\]"):
+        binder.bind(traced({"w": (5, 7)}), graph_of(w=source))
+
+
 def test_equal_bytes_are_one_file_whoever_asks(binder_of):
     stored = torch.randn(64, WIDE)
     binder = binder_of({"embed": stored, "head": stored.clone()})
