@@ -58,7 +58,9 @@ def main(image: Path, bundles: tuple[Path, ...], question: str, rounds: int) -> 
                 if number:
                     samples.setdefault((n, budget, which), []).append(sample)
     click.echo(" ".join(f"{name} {value}" for name, value in machine().items()))
-    click.echo(f"one thread, processor time, ms, medians of {rounds} rounds: prefill / decode step")
+    click.echo(
+        f"one thread, processor time, ms, medians of {rounds} rounds: prefill / decode step"
+    )
     for n, budget in keys:
         figures = [
             tuple(map(statistics.median, zip(*samples[n, budget, which], strict=True)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sparsevlm_trt.runtime.errors import PlanError, SparseVLMError
+from sparsevlm_trt.runtime.errors import SparseVLMError
 
 __all__ = ["parity"]
 
@@ -63,7 +63,7 @@ def parity(
     visual tokens kept at every boundary, and are logits and tokens the same (also with the
     reference's decisions replayed)?
 
-    Exit status: 0 all verdicts good, 1 one failed, 2 wrong usage.
+    Exit status: 0 all verdicts good, 1 one failed or could not be reached, 2 wrong usage.
     """
     if budget is not None and schedule is not None:
         raise click.UsageError("give --budget or --schedule, not both")
@@ -85,8 +85,6 @@ def parity(
             report=report,
             progress=lambda line: click.echo(line, err=True),
         )
-    except PlanError as error:
-        raise click.UsageError(str(error)) from error
     except SparseVLMError as error:
         raise click.ClickException(str(error)) from error
     click.echo(found.to_text() if as_json else found.page(), nl=False)

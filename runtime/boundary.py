@@ -163,10 +163,9 @@ class Votes:
 def votes_of_mask(mask: NDArray[np.bool_]) -> Votes:
     """Turn a rater mask `[B, T]` into votes.
 
-    Rows with fewer raters are filled up with weight 0. Where no token stands out (there is one
-    only, or all are alike) every text token judges: the rule itself would leave nobody.
+    Every row has a rater (`sparsevlm_ops.raters.rater_mask`); rows with fewer than others are
+    filled up with weight 0.
     """
-    mask = mask | ~mask.any(axis=1, keepdims=True)
     most = int(mask.sum(axis=1).max())
     offsets: Index = np.argsort(~mask, axis=1, kind="stable")[:, :most]  # the raters come first
     return Votes(offsets, np.take_along_axis(mask, offsets, axis=1).astype(np.float32))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -31,7 +31,7 @@ from sparsevlm_trt.runtime.boundary import (
 )
 from sparsevlm_trt.runtime.device_array import Tensor, contiguous
 from sparsevlm_trt.runtime.judging import Asked, judge
-from sparsevlm_trt.runtime.kv_cache import HeldCache, HoldsCaches, StageCache
+from sparsevlm_trt.runtime.kv_cache import Cache, HeldCache, HoldsCaches, StageCache
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Runner
 from sparsevlm_trt.runtime.trace import Clock, StageTrace
@@ -39,15 +39,29 @@ from sparsevlm_trt.runtime.trace import Clock, StageTrace
 if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
     from sparsevlm_trt.runtime.visuals.visual import Visual, VisualLayout
 
-__all__ = ["Chain", "ChainState"]
+__all__ = ["Chain", "ChainState", "Decoding"]
 
 Floats = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 
+class Decoding(Protocol):
+    """Rows that were read and wait for their next token."""
+
+    @property
+    def caches(self) -> Sequence[Cache | HeldCache]:
+        """One for each stage."""
+
+    def positions(self, stage: int) -> Index:
+        """Where each row's next token stands in a stage, `[B, 1]` int64."""
+
+    def step(self) -> None:
+        """Count a token that every row read."""
+
+
 @dataclass(slots=True)
 class ChainState:
-    """A prompt that has been read, ready for the next token.
+    """A prompt that has been read, ready for the next token; or a batch of equal layout.
 
     Attributes:
         caches: One for each stage.
@@ -60,6 +74,15 @@ class ChainState:
     length: int
     compact: bool
     prunes: list[list[StageTrace]]
+
+    def positions(self, stage: int) -> Index:
+        """Where each row's next token stands in a stage, `[B, 1]`; see `Decoding`."""
+        lengths = self.caches[stage].lengths
+        return (lengths if self.compact else np.full_like(lengths, self.length))[:, None]
+
+    def step(self) -> None:
+        """Count a token that was read; see `Decoding`."""
+        self.length += 1
 
 
 class Chain:
@@ -186,7 +209,7 @@ class Chain:
         state = ChainState(caches, length, pruning.is_compact, prunes)
         return self._logits(hidden, clock), state
 
-    def decode(self, tokens: Index, state: ChainState, clock: Clock) -> Floats:
+    def decode(self, tokens: Index, state: Decoding, clock: Clock) -> Floats:
         """Read one more token of each row.
 
         Args:
@@ -201,10 +224,9 @@ class Chain:
         nothing = _nothing(batch)
         hidden = self.embed(tokens[:, None], clock)
         for number, cache in enumerate(state.caches):
-            position = cache.length if state.compact else state.length
-            positions: Index = np.full((batch, 1), position, np.int64)
+            positions = state.positions(number)
             hidden, _ = self._stage(number, hidden, positions, cache, nothing, nothing, clock)
-        state.length += 1
+        state.step()
         return self._logits(hidden, clock)
 
     def _votes(
@@ -239,7 +261,7 @@ class Chain:
         number: int,
         hidden: Tensor,
         positions: Tensor,
-        cache: StageCache | HeldCache,
+        cache: Cache | HeldCache,
         rater_index: Index,
         visual_index: Index,
         clock: Clock,
@@ -252,14 +274,14 @@ class Chain:
         inputs = {
             "hidden_states": hidden,
             "position_ids": positions,
-            "past_lengths": np.full(batch, cache.length, np.int64),
+            "past_lengths": cache.lengths.copy(),
         }
         into = {"last_hidden_state": result}
         if number < len(self._stages) - 1:
             inputs["rater_index"], inputs["visual_index"] = rater_index, visual_index
             into["rater_attention"] = attention
         graph = self._stages[number].graph
-        if isinstance(cache, StageCache):
+        if isinstance(cache, Cache):
             written = cache.new_views(count)
             self._run(graph, {**cache.views(), **inputs}, clock, into={**written, **into})
             cache.advance(written)

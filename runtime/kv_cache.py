@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from sparsevlm_trt.runtime.device_array import Allocate, Tensor, contiguous
 
-__all__ = ["HeldCache", "HoldsCaches", "StageCache"]
+__all__ = ["Cache", "HeldCache", "HoldsCaches", "StageCache"]
+
+Index = NDArray[np.int64]
 
 
 class HeldCache(Protocol):
@@ -23,6 +26,14 @@ class HeldCache(Protocol):
 
     length: int
     capacity: int
+
+    @property
+    def lengths(self) -> Index:
+        """Entries used of each row, `[B]`."""
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one entry of one row: a key and a value of each layer."""
 
     def run(self, inputs: Mapping[str, Any], into: Mapping[str, Any]) -> None:
         """Run the stage on new tokens and keep their keys and values behind the others.
@@ -65,12 +76,39 @@ class HoldsCaches(Protocol):
         """
 
 
-class StageCache:
+class Cache(ABC):
+    """What a stage remembers of its rows, as graphs read and extend it."""
+
+    @property
+    @abstractmethod
+    def lengths(self) -> Index:
+        """Valid entries of each row, `[B]`."""
+
+    @property
+    @abstractmethod
+    def entry_bytes(self) -> int:
+        """Bytes of one entry of one row: a key and a value of each layer."""
+
+    @abstractmethod
+    def views(self) -> dict[str, Tensor]:
+        """Return all rows as graph inputs, `past_key_values.{l}.key` `[B, L, G*D]`."""
+
+    @abstractmethod
+    def new_views(self, count: int) -> dict[str, Tensor]:
+        """Return places for `count` new entries, as graph outputs `[B, count, G*D]`."""
+
+    @abstractmethod
+    def advance(self, written: Mapping[str, Tensor]) -> None:
+        """Take in the entries that a graph wrote into `new_views`."""
+
+
+class StageCache(Cache):
     """One buffer `[B, capacity, G*D]` for each layer's keys and for its values.
 
     The used part of a batch-1 buffer is contiguous: graphs read it as it lies and write the new
     entries right behind it, so that a decode step copies nothing. In a larger batch the rows are
-    apart, so both ways are copies of the used part, within the device.
+    apart, so both ways are copies of the used part, within the device: batches decode in
+    `slots.SlotBatch` instead.
     """
 
     def __init__(
@@ -104,16 +142,27 @@ class StageCache:
         self._past_names = [f"past_key_values.{name}" for name in self._buffers]
         self._new_names = [f"new_key_values.{name}" for name in self._buffers]
         self._in_place = batch == 1
+        self._batch = batch
+
+    @property
+    def lengths(self) -> Index:
+        """Valid entries of each row, `[B]`."""
+        return np.full(self._batch, self.length, np.int64)
+
+    def used(self) -> dict[str, Tensor]:
+        """Return the used entries by graph input, `[B, length, G*D]`, as they lie."""
+        used = [buffer[:, : self.length] for buffer in self._buffers.values()]
+        return dict(zip(self._past_names, used, strict=True))
 
     def views(self) -> dict[str, Tensor]:
         """Return the used entries as graph inputs, `past_key_values.{l}.key` `[B, length, G*D]`.
 
         Views for batch 1, contiguous copies otherwise.
         """
-        used = [buffer[:, : self.length] for buffer in self._buffers.values()]
-        if not self._in_place:
-            used = [contiguous(view) for view in used]
-        return dict(zip(self._past_names, used, strict=True))
+        used = self.used()
+        if self._in_place:
+            return used
+        return {name: contiguous(view) for name, view in used.items()}
 
     def new_views(self, count: int) -> dict[str, Tensor]:
         """Return where the next entries go, as graph outputs `new_key_values.{l}.key`.
@@ -138,7 +187,7 @@ class StageCache:
             views = [self._empty(view.shape, view.dtype) for view in views]
         return dict(zip(self._new_names, views, strict=True))
 
-    def advance(self, written: dict[str, Tensor]) -> None:
+    def advance(self, written: Mapping[str, Tensor]) -> None:
         """Count the entries that a graph wrote into `new_views` as used.
 
         Args:
@@ -151,9 +200,14 @@ class StageCache:
         self.length += count
 
     @property
+    def entry_bytes(self) -> int:
+        """Bytes of one entry of one row: a key and a value of each layer."""
+        return sum(buffer.shape[2] * buffer.dtype.itemsize for buffer in self._buffers.values())
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the used entries."""
-        return sum(buffer[:, : self.length].nbytes for buffer in self._buffers.values())
+        return self._batch * self.length * self.entry_bytes
 
     @property
     def capacity_bytes(self) -> int:

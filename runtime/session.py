@@ -104,7 +104,7 @@ class Session:
         request = make_request(self.bundle.manifest, guarded)
         clock = Clock()
         read = self._read(clock, images=images, videos=videos, prompt=prompt, messages=messages)
-        return drain(self._events(request, read, clock), request.stream)[0]
+        return drain(self._events(request, [read], clock), request.stream)[0]
 
     def stream(
         self,
@@ -129,7 +129,7 @@ class Session:
         request = make_request(self.bundle.manifest, guarded)
         clock = Clock()
         read = self._read(clock, images=images, videos=videos, prompt=prompt, messages=messages)
-        results = yield from pieces(self._events(request, read, clock), request.stream)
+        results = yield from pieces(self._events(request, [read], clock), request.stream)
         return results[0]
 
     def generate_from_embeds(
@@ -163,40 +163,38 @@ class Session:
         embeds = inputs_embeds[None] if one else inputs_embeds
         read = prompt_from_embeds(self.chain, manifest, embeds, prefix_length, num_visual)
         request.check_rows(len(read.embeds))
-        results = drain(self._events(request, read, clock), request.stream)
+        results = drain(self._events(request, [read], clock), request.stream)
         return results[0] if one else results
 
     def generate_batch(
         self, prompts: Sequence[Mapping[str, Any]], **options: Unpack[Options]
     ) -> list[Result]:
-        """Answer several prompts of equal layout at once.
+        """Answer several prompts at once, of any lengths.
+
+        Prompts whose parts are of equal length are read together, others one by one; all decode
+        together. Answers are those of `generate`, up to the rounding of larger products.
 
         Args:
             prompts: The `images`, `videos`, `prompt` or `messages` of each, as for `generate`.
             options: See `Options`; the same for all.
 
         Raises:
-            InputError: As `generate`, or prompts of different layouts.
+            InputError: As `generate`, or no prompt at all.
             PlanError: As `generate`.
             RunnerError: As `generate`.
         """
         request = make_request(self.bundle.manifest, options)
         request.check_rows(len(prompts))
         clock = Clock()
+        if not prompts:
+            raise InputError("batch | got no prompt | expected one or more | give a list of them")
         read = [self._read(clock, **_parts(prompt)) for prompt in prompts]
-        layouts = {prompt.layout for prompt in read}
-        if len(layouts) != 1:
-            spelled = ", ".join(
-                f"{layout.prefix}+{layout.num_visual}+{layout.num_text}"
-                for layout in sorted(layouts, key=lambda layout: layout.length)
-            )
-            raise InputError(
-                f"batch | got layouts (before+visual+after) {spelled or 'of no prompt'} | "
-                "expected the same for all prompts | call generate for each"
-            )
-        embeds = joined([prompt.embeds for prompt in read], 0, self.chain.empty)
-        together = Prompt(embeds, read[0].layout, read[0].image_config)
-        return drain(self._events(request, together, clock), None)
+        groups = _alike(read)
+        together = [self._together([read[number] for number in group]) for group in groups]
+        results = drain(self._events(request, together, clock), None)
+        numbers = [number for group in groups for number in group]
+        by_number = dict(zip(numbers, results, strict=True))
+        return [by_number[number] for number in range(len(prompts))]
 
     def close(self) -> None:
         """Free the graphs; a second call does nothing."""
@@ -236,17 +234,20 @@ class Session:
             messages=messages,
         )
 
+    def _together(self, alike: Sequence[Prompt]) -> Prompt:
+        """Lay prompts of one layout into one batch."""
+        embeds = joined([prompt.embeds for prompt in alike], 0, self.chain.empty)
+        return Prompt(embeds, alike[0].layout, alike[0].image_config)
+
     def _events(
-        self, request: Request, prompt: Prompt, clock: Clock
+        self, request: Request, prompts: Sequence[Prompt], clock: Clock
     ) -> Generator[Event, None, list[Result]]:
-        """Generate from a prompt that was read."""
+        """Generate from prompts that were read."""
         return generate(
             self.chain,
             self.bundle.manifest,
             request,
-            prompt.embeds,
-            prompt.layout,
-            image_config=prompt.image_config,
+            prompts,
             tokenizer=self.processor.tokenizer,
             stop_tokens=self.processor.stop_tokens,
             clock=clock,
@@ -263,3 +264,17 @@ def _parts(prompt: Mapping[str, Any]) -> dict[str, Any]:
             "give options once, for all prompts"
         )
     return {name: prompt.get(name) for name in names}
+
+
+def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Group the numbers of prompts that can be read as one batch."""
+    groups: list[list[int]] = []
+    for number, prompt in enumerate(prompts):
+        for group in groups:
+            first = prompts[group[0]]
+            if (first.layout, first.image_config) == (prompt.layout, prompt.image_config):
+                group.append(number)
+                break
+        else:
+            groups.append([number])
+    return groups

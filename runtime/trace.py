@@ -60,11 +60,12 @@ class Trace:
         grid: Rows and columns of patches of one image; None without a vision graph.
         stages: One entry for each boundary that pruned, first to last.
         cache_lengths: Entries remembered by each stage at the end.
-        kv_bytes: Bytes of keys and values in use at the end, each stage, all rows of a batch.
+        kv_bytes: Bytes of keys and values in use at the end, each stage.
         timings_ms: (step, milliseconds) of all that came before the first token, in order:
             tokenizing and image preprocessing, then each graph.
-        prefill_ms: From the model's inputs (pixels, token ids) to the first logits.
-        decode_ms: Each decode step, from its token to the next logits.
+        prefill_ms: From the model's inputs (pixels, token ids) to the first logits; of prompts
+            that were answered together, the time of all.
+        decode_ms: Each decode step, from its token to the next logits, of all rows together.
         host_prefill_ms: The part of `prefill_ms` outside the graphs.
         host_decode_ms: The part of each of `decode_ms` outside the graphs.
         image_config: How the images became pixels; None for a prompt without, or of embeddings.

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from sparsevlm_trt.runtime.commands.options import debug_option
-from sparsevlm_trt.runtime.commands.run import PROVIDERS
+from sparsevlm_trt.runtime.commands.options import PROVIDERS, debug_option
 from sparsevlm_trt.runtime.extras import load_attribute
 
 __all__ = ["deploy"]

@@ -9,8 +9,12 @@ from typing import Any
 import click
 
 from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, Bundle
-from sparsevlm_trt.runtime.commands.options import debug_option, json_option
-from sparsevlm_trt.runtime.commands.run import PROVIDERS
+from sparsevlm_trt.runtime.commands.options import (
+    debug_option,
+    engine_options,
+    json_option,
+    runner_options,
+)
 from sparsevlm_trt.runtime.commands.sweep_options import read_configs, sweep_options
 from sparsevlm_trt.runtime.console import print_json
 from sparsevlm_trt.runtime.evaluation.answers import AnswerFile
@@ -25,7 +29,6 @@ from sparsevlm_trt.runtime.evaluation.reporting import (
 )
 from sparsevlm_trt.runtime.evaluation.summary import summary_text
 from sparsevlm_trt.runtime.evaluation.sweep import sweep
-from sparsevlm_trt.runtime.runner import RUNNERS
 from sparsevlm_trt.runtime.session import Session
 
 __all__ = ["evaluate"]
@@ -60,19 +63,7 @@ __all__ = ["evaluate"]
     show_default=True,
     help="Pictures of flipped questions on the page, for each configuration.",
 )
-@click.option(
-    "--runner", type=click.Choice(sorted(RUNNERS)), default="onnxruntime", show_default=True
-)
-@click.option(
-    "--provider",
-    "providers",
-    multiple=True,
-    metavar="NAME",
-    help=f"Execution provider: {', '.join(PROVIDERS)} or a full name; the preferred first.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Processor threads.  [default: allowed cores]"
-)
+@runner_options
 @click.option("--no-verify", is_flag=True, help="Do not hash the bundle's files first.")
 @json_option
 @debug_option
@@ -110,7 +101,7 @@ def evaluate(
     settings = Settings(
         bundle_sha256=hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest(),
         runner=runner,
-        providers=tuple(PROVIDERS.get(name.lower(), name) for name in providers),
+        providers=providers,
         max_new_tokens=max_new_tokens,
         seed=seed,
         suffix=suffix,
@@ -118,9 +109,7 @@ def evaluate(
     job = Job(opened, questions, configs, settings)
     folder = out or bundle / "reports" / f"evaluate-{questions.name}"
     with AnswerFile(folder / "answers.jsonl") as file:
-        options: dict[str, Any] = {"verify": not no_verify}
-        if threads is not None:
-            options["threads"] = threads
+        options = {"verify": not no_verify, **engine_options(providers, threads)}
         broken = _ask(job, file, skips=on_error == "skip", session_options=options)
         known = file.answers
     report = make_report(job, known, metric, score, broken, agree_with)
@@ -139,11 +128,8 @@ def _ask(
     missing = len(keys - file.answers.keys())
     if not missing:
         return ()
-    settings = job.settings
-    if settings.providers:
-        session_options["providers"] = list(settings.providers)
     with (
         Meter(missing, len(keys) - missing) as meter,
-        Session.load(job.bundle.path, settings.runner, **session_options) as session,
+        Session.load(job.bundle.path, job.settings.runner, **session_options) as session,
     ):
         return sweep(session, job, file, skip_broken=skips, progress=meter)

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from sparsevlm_ops.methods import METHODS
 from sparsevlm_trt.runtime.commands.method_options import NUMBER_OR_SHARE
+from sparsevlm_trt.runtime.runner import RUNNERS
 
-__all__ = ["DEBUG", "check_one_plan", "debug_option", "json_option", "pruning_options"]
+__all__ = [
+    "DEBUG",
+    "PROVIDERS",
+    "check_one_plan",
+    "debug_option",
+    "engine_options",
+    "json_option",
+    "pruning_options",
+    "runner_options",
+]
 
 DEBUG = "sparsevlm.debug"  # key in the context's meta, which a group shares with its commands
+
+# Short names of the execution providers; any other is given in full.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -51,6 +70,32 @@ def pruning_options(command: Command) -> Command:
     return click.option(
         "--method", type=click.Choice(list(METHODS)), help="Pruning method; none keeps all."
     )(command)
+
+
+def runner_options(command: Command) -> Command:
+    """Add `--runner`, `--provider` and `--threads`; providers arrive by their full names."""
+    command = click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Processor threads.  [default: allowed cores]",
+    )(command)
+    command = click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        metavar="NAME",
+        callback=lambda _ctx, _option, names: tuple(PROVIDERS.get(n.lower(), n) for n in names),
+        help=f"Execution provider: {', '.join(PROVIDERS)} or a full name; the preferred first.",
+    )(command)
+    return click.option(
+        "--runner", type=click.Choice(sorted(RUNNERS)), default="onnxruntime", show_default=True
+    )(command)
+
+
+def engine_options(providers: Sequence[str], threads: int | None) -> dict[str, Any]:
+    """What `open_runner` is told of these options: only those that were given."""
+    options: dict[str, Any] = {"providers": list(providers)} if providers else {}
+    return options if threads is None else {**options, "threads": threads}
 
 
 def check_one_plan(budget: float | None, schedule: str | None) -> None:

@@ -13,26 +13,18 @@ from sparsevlm_trt.runtime.commands.method_options import method_options
 from sparsevlm_trt.runtime.commands.options import (
     check_one_plan,
     debug_option,
+    engine_options,
     json_option,
     pruning_options,
+    runner_options,
 )
 from sparsevlm_trt.runtime.console import print_json
 from sparsevlm_trt.runtime.request import Options
-from sparsevlm_trt.runtime.runner import RUNNERS
 from sparsevlm_trt.runtime.session import Session
 from sparsevlm_trt.runtime.timing import Timing
 from sparsevlm_trt.runtime.trace_text import summary_line, trace_text
 
 __all__ = ["run"]
-
-# Short names of the execution providers; any other is given in full.
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
-}
 
 
 @click.command()
@@ -69,19 +61,7 @@ PROVIDERS = {
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; repeatable."
 )
-@click.option(
-    "--runner", type=click.Choice(sorted(RUNNERS)), default="onnxruntime", show_default=True
-)
-@click.option(
-    "--provider",
-    "providers",
-    multiple=True,
-    metavar="NAME",
-    help=f"Execution provider: {', '.join(PROVIDERS)} or a full name; the preferred first.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Processor threads.  [default: allowed cores]"
-)
+@runner_options
 @click.option(
     "--raw-prompt",
     is_flag=True,
@@ -124,12 +104,6 @@ def run(
     The answer streams to stdout; times and counts follow on stderr.
     """
     check_one_plan(budget, schedule)
-    runner_options: dict[str, Any] = {}
-    if providers:
-        names = [PROVIDERS.get(name.lower(), name) for name in providers]
-        runner_options["providers"] = names
-    if threads is not None:
-        runner_options["threads"] = threads
     options = Options(
         method=method,
         method_seed=method_seed,
@@ -149,8 +123,9 @@ def run(
         stream=None if as_json else _print_piece,
         keep_logits=False,
     )
+    engine = engine_options(providers, threads)
     started = time.perf_counter()
-    with Session.load(bundle, runner, verify=not no_verify, **runner_options) as session:
+    with Session.load(bundle, runner, verify=not no_verify, **engine) as session:
         load_ms = (time.perf_counter() - started) * 1e3
         if raw_prompt:
             result = session.generate(images=images, prompt=question, **options)

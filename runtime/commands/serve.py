@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from sparsevlm_trt.runtime.commands.options import debug_option
-from sparsevlm_trt.runtime.commands.run import PROVIDERS
-from sparsevlm_trt.runtime.runner import RUNNERS
+from sparsevlm_trt.runtime.commands.options import debug_option, engine_options, runner_options
 from sparsevlm_trt.runtime.serving.request_log import log_to_stderr
 from sparsevlm_trt.runtime.serving.server import listen, serve_session
 from sparsevlm_trt.runtime.serving.settings import ImageLimits, Settings
@@ -91,19 +88,7 @@ _DEFAULT = Settings("")
     metavar="HOST",
     help="Fetch pictures of this host over https; repeatable.  [default: none]",
 )
-@click.option(
-    "--runner", type=click.Choice(sorted(RUNNERS)), default="onnxruntime", show_default=True
-)
-@click.option(
-    "--provider",
-    "providers",
-    multiple=True,
-    metavar="NAME",
-    help=f"Execution provider: {', '.join(PROVIDERS)} or a full name; the preferred first.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Processor threads.  [default: allowed cores]"
-)
+@runner_options
 @click.option("--log-content", is_flag=True, help="Log prompts and answers too.")
 @debug_option
 def serve(
@@ -144,13 +129,10 @@ def serve(
         log_content=log_content,
         images=ImageLimits(hosts=frozenset(hosts)),
     )
-    options: dict[str, Any] = {} if threads is None else {"threads": threads}
-    if providers:
-        options["providers"] = [PROVIDERS.get(name.lower(), name) for name in providers]
     with listen(host, port) as listener:
         address, number = listener.getsockname()[:2]
         log_to_stderr()
-        with Session.load(bundle, runner, **options) as session:
+        with Session.load(bundle, runner, **engine_options(providers, threads)) as session:
             shown = f"[{address}]" if ":" in address else address
             click.echo(f"serving {settings.model_name} at http://{shown}:{number}", err=True)
             serve_session(session, settings, listener, keys=keys, drain_s=drain)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsevlm_trt.runtime.openvino.compiler import CompiledGraph
 from sparsevlm_trt.runtime.openvino.held import RATED
@@ -76,6 +77,16 @@ class OpenVinoCache:
             f"past_key_values.{name}": array.reshape(*array.shape[:2], -1)
             for name, array in entries.items()
         }
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Entries used of each row, `[B]`."""
+        return np.full(len(self._beam), self.length, np.int64)
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one entry of one row: a key and a value of each layer."""
+        return self._entry_bytes // len(self._beam)
 
     @property
     def nbytes(self) -> int:

@@ -21,10 +21,10 @@ from sparsevlm_trt.runtime.prompt import prompt_from_text
 from sparsevlm_trt.runtime.serving.forecast import Forecast
 from sparsevlm_trt.runtime.serving.observer import Observer
 from sparsevlm_trt.runtime.serving.refusal import RefusalError, refusal_of
-from sparsevlm_trt.runtime.serving.slots import SlotBatch
 from sparsevlm_trt.runtime.serving.ticket import Failed, Finished, News, Piece, Started, Ticket
 from sparsevlm_trt.runtime.serving.waiting import WaitingRoom
 from sparsevlm_trt.runtime.session import Session
+from sparsevlm_trt.runtime.slots import SlotBatch
 from sparsevlm_trt.runtime.stops import StopMatcher
 from sparsevlm_trt.runtime.trace import Clock
 
@@ -71,7 +71,7 @@ class Engine:
         self.session = session
         self.forecast = Forecast()
         self._observer = observer or Observer()
-        self._batch = SlotBatch(session.bundle.manifest, session.runner, num_slots)
+        self._batch = SlotBatch(session.chain, session.bundle.manifest, num_slots)
         self._running: list[_Running] = []
         self._waiting = WaitingRoom(num_waiting)
         self._changed = threading.Condition()
@@ -220,7 +220,7 @@ class Engine:
             for row in list(self._running):
                 self._end(row.ticket, len(row.answer.tokens), error)
             self._running.clear()
-            self._batch.rows = 0
+            self._batch.clear()
             return
         now = time.monotonic()
         self._observer.decoded(len(self._running), now - started)

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from sparsevlm_trt.runtime.manifest import StageSpec
 from sparsevlm_trt.runtime.serving.observer import Observer
 from sparsevlm_trt.runtime.serving.pressure import Rung
-from sparsevlm_trt.runtime.serving.slots import SlotBatch
 from sparsevlm_trt.runtime.serving.ticket import Started, Ticket
+from sparsevlm_trt.runtime.slots import SlotBatch
 
 __all__ = ["Metrics"]
 
@@ -77,8 +77,8 @@ class Metrics(Observer):
         """See `Observer`."""
         self._waiting.set(num_waiting)
         self._running.set(batch.rows)
-        used = [stage.used_bytes(batch.rows) for stage in batch.stages]
-        reserved = [stage.reserved_bytes for stage in batch.stages]
+        used = [cache.used_bytes for cache in batch.caches]
+        reserved = [cache.reserved_bytes for cache in batch.caches]
         for spec, used_bytes, reserved_bytes in zip(self._stages, used, reserved, strict=True):
             self._kv.labels(spec.graph).set(used_bytes)
             self._reserved.labels(spec.graph).set(reserved_bytes)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparsevlm_trt.runtime.serving.slots import SlotBatch
 from sparsevlm_trt.runtime.serving.ticket import Started, Ticket
+from sparsevlm_trt.runtime.slots import SlotBatch
 
 __all__ = ["Observer"]
 

@@ -87,6 +87,7 @@ class NumpyRunner:
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         scores = (scores / scores.sum(axis=-1, keepdims=True)).mean(axis=1)
         mask = scores > scores.mean(axis=-1, keepdims=True)
+        mask |= ~mask.any(axis=-1, keepdims=True)
         return {"rater_scores": scores, "rater_mask": mask}
 
     def _stage(self, graph, inputs):
@@ -97,14 +98,18 @@ class NumpyRunner:
         for layer in range(stage.first, stage.stop):
             new = (hidden + np.sin(positions * 0.1 + layer)).astype(self.dtype)
             past = inputs[f"past_key_values.{layer}.key"]
-            assert (inputs["past_lengths"] == past.shape[1]).all()
-            assert np.array_equal(past, inputs[f"past_key_values.{layer}.value"])
+            valid = np.arange(past.shape[1]) < inputs["past_lengths"][:, None]  # [B, L]
+            assert valid.sum(axis=1).tolist() == inputs["past_lengths"].tolist()
+            other = inputs[f"past_key_values.{layer}.value"]
+            assert np.array_equal(past[valid], other[valid])
             out[f"new_key_values.{layer}.key"] = out[f"new_key_values.{layer}.value"] = new
             seen = np.concatenate([past, new], axis=1).astype(np.float32)  # [B, L+S, N]
             rows, columns = hidden.shape[1], seen.shape[1]
             logits = (hidden + positions * 0.01) @ seen.transpose(0, 2, 1)
             causal = np.arange(columns) <= np.arange(rows)[:, None] + columns - rows
-            logits = np.where(causal, logits, -np.inf)
+            ahead = np.ones((len(hidden), rows), bool)
+            known = np.concatenate([valid, ahead], axis=1)[:, None]  # [B, 1, L+S]
+            logits = np.where(causal & known, logits, -np.inf)
             weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
             weights /= weights.sum(axis=-1, keepdims=True)
             hidden = np.tanh(hidden + weights @ seen @ self.mix[layer])
@@ -254,7 +259,7 @@ def runner(manifest: Manifest) -> NumpyRunner:
     return NumpyRunner(manifest)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     """Manifest and runner of a model cut elsewhere: `make_model(boundaries, dtype)`."""
 
