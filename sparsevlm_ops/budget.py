@@ -37,6 +37,7 @@ AUTHORS_PLUS_SCHEDULES: dict[int, dict[int, int]] = {
 # Numerator and denominator of the budget's share that unpruned layers may take.
 _MOST_BEFORE = (2, 3)
 _BISECTIONS = 40
+_MOST = 1_000_000  # more is a slip
 _NUDGE = 3  # tokens that a count may move for the sake of the average
 
 
@@ -44,13 +45,13 @@ def budget_tokens(budget: Budget, num_visual: int) -> float:
     """Read a budget as an average number of tokens.
 
     Args:
-        budget: Tokens, 1 or more; or a fraction of the visual tokens, between 0 and 1.
+        budget: Tokens, 1 to a million; or a fraction of the visual tokens, between 0 and 1.
         num_visual: Visual tokens of the prompt.
 
     Raises:
         ValueError: It is neither.
     """
-    if isinstance(budget, int) and not isinstance(budget, bool) and budget >= 1:
+    if isinstance(budget, int) and not isinstance(budget, bool) and 1 <= budget <= _MOST:
         return float(budget)
     if isinstance(budget, float) and 0.0 < budget < 1.0:
         return budget * num_visual

@@ -20,7 +20,7 @@ def test_export_bundle_signature():
     assert list(parameters)[:2] == ["checkpoint", "out"]
     defaults = {name: p.default for name, p in parameters.items()}
     assert defaults["method"] == "sparsevlm"
-    assert defaults["budget"] == 192
+    assert defaults["budget"] is None
     assert defaults["schedule"] is None
     assert defaults["dtype"] == "float32"
     keyword_only = [p.kind is p.KEYWORD_ONLY for name, p in parameters.items()][2:]

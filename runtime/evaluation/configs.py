@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sparsevlm_ops.methods import METHODS
@@ -110,7 +111,8 @@ def _feasible(manifest: Manifest, methods: Sequence[str]) -> Iterator[Config]:
             yield config
     if not found:
         for method in methods:
-            yield _config(manifest, method, None, None)
+            with suppress(PlanError):  # one that wants cuts which are not there
+                yield _config(manifest, method, None, None)
 
 
 def _config(manifest: Manifest, method: str, budget: int | None, schedule: str | None) -> Config:

@@ -412,7 +412,7 @@ def test_agreement_with_another_file(invoke, tmp_path):
     [
         (["--methods", "nonsense", "--budgets", "64"], 1, "expected one of this bundle's"),
         (["--budgets", "64,many"], 2, "neither a whole number nor none"),
-        (["--budgets", "192"], 1, "pruning layers"),
+        (["--budgets", "192"], 1, "prunes nothing"),
         (["--schedule", "2"], 1, "LAYER:COUNT"),
         (["--budgets", ","], 1, "got no budget and no schedule"),
         (["--metric", "best"], 1, "auto, exact"),

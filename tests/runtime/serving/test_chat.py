@@ -125,7 +125,7 @@ def test_probes_and_metrics(server, messages):
 REFUSED = {
     "unknown field": ({"frequency": 1}, 400, "frequency"),
     "unknown field of ours": ({"sparsevlm": {"budgets": 64}}, 400, "sparsevlm.budgets"),
-    "budget that is none": ({"sparsevlm": {"budget": 65}}, 400, "65"),
+    "budget that is none": ({"sparsevlm": {"budget": 0}}, 400, "budget"),
     "huge budget": ({"sparsevlm": {"budget": 10**30}}, 400, "budget"),
     "budget as text": ({"sparsevlm": {"budget": "64"}}, 400, "budget"),
     "budget and schedule": ({"sparsevlm": {"budget": 64, "schedule": "1:3"}}, 400, "one of the"),
