@@ -8,8 +8,10 @@ size, K kept, M candidates for merging, C merged (recycled) tokens.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sparsevlm_ops.budget import AUTHORS_PLUS_SCHEDULES, budget_schedule
 from sparsevlm_ops.matching import equal_schedule
 from sparsevlm_ops.methods import METHODS, Method, get_method
+from sparsevlm_ops.rank_rule import AUTHORS_RANK_RULES, RankRule
 from sparsevlm_ops.schedule import (
     AUTHORS_SCHEDULES,
     BUDGETS,
@@ -25,10 +27,12 @@ from sparsevlm_ops.schedule import (
 )
 
 if TYPE_CHECKING:
+    from sparsevlm_ops.gravity import gravity_scores, gravity_weights
     from sparsevlm_ops.keep import keep_step
     from sparsevlm_ops.onnx_topk import onnx_translations
     from sparsevlm_ops.pooling import pool_step
     from sparsevlm_ops.prune import Pruned, prune_step
+    from sparsevlm_ops.rank import numerical_rank, rater_rank
     from sparsevlm_ops.raters import rater_mask, rater_scores
     from sparsevlm_ops.recycling import merge_clusters
     from sparsevlm_ops.reference import ReferenceResult, ReferenceStage, pruned_generate
@@ -38,30 +42,38 @@ if TYPE_CHECKING:
     from sparsevlm_ops.topk import top_k
 
 __all__ = [
+    "AUTHORS_PLUS_SCHEDULES",
+    "AUTHORS_RANK_RULES",
     "AUTHORS_SCHEDULES",
     "BUDGETS",
     "METHODS",
     "BoundaryCounts",
     "Method",
     "Pruned",
+    "RankRule",
     "ReferenceResult",
     "ReferenceStage",
     "Schedule",
     "average_visual_tokens",
     "boundary_counts",
+    "budget_schedule",
     "equal_schedule",
     "get_method",
+    "gravity_scores",
+    "gravity_weights",
     "keep_step",
     "merge_clusters",
     "num_candidates",
     "num_kept",
     "num_merged",
+    "numerical_rank",
     "onnx_translations",
     "pool_step",
     "prune_step",
     "pruned_generate",
     "rater_attention",
     "rater_mask",
+    "rater_rank",
     "rater_scores",
     "select",
     "stage_visual_counts",
@@ -76,14 +88,18 @@ _NEEDS_TORCH = {
     "Pruned": "prune",
     "ReferenceResult": "reference",
     "ReferenceStage": "reference",
+    "gravity_scores": "gravity",
+    "gravity_weights": "gravity",
     "keep_step": "keep",
     "merge_clusters": "recycling",
+    "numerical_rank": "rank",
     "onnx_translations": "onnx_topk",
     "pool_step": "pooling",
     "prune_step": "prune",
     "pruned_generate": "reference",
     "rater_attention": "scoring",
     "rater_mask": "raters",
+    "rater_rank": "rank",
     "rater_scores": "raters",
     "select": "selection",
     "step_of": "steps",
