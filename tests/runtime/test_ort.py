@@ -15,6 +15,7 @@ from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import RunnerError
 from sparsevlm_trt.runtime.manifest import GraphSpec
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
+from sparsevlm_trt.runtime.ort_providers import load_cuda, merged_options
 from sparsevlm_trt.runtime.runner import Runner, open_runner
 
 WIDTH = 8
@@ -152,6 +153,32 @@ def test_a_provider_that_does_not_start_is_not_replaced_in_silence(bundle, monke
         pytest.raises(RunnerError, match="did not start"),
     ):
         runner.load(bundle, ["double"])
+
+
+def test_options_reach_their_provider_over_ours(monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    given = {"CUDAExecutionProvider": {"device_id": 1, "use_tf32": 1}}
+    merged, other = merged_options(names, given)
+    assert (merged["device_id"], merged["use_tf32"]) == ("1", "1")
+    assert merged["arena_extend_strategy"] == "kSameAsRequested"
+    assert other == {}
+    runner = OnnxRuntimeRunner(providers=names, provider_options=given)
+    assert runner._memory.ordinal == 1
+    with pytest.raises(RunnerError, match=r"options of CUDA.* add it to providers"):
+        open_runner("onnxruntime", provider_options=given)
+
+
+def test_libraries_that_do_not_load_are_named():
+    class Library:
+        @staticmethod
+        def preload_dlls():
+            print("Failed to load libcublas.so.13: no such file")
+            print("Please follow the instructions.")
+
+    assert load_cuda(Library) == " (Failed to load libcublas.so.13: no such file)"
+    assert load_cuda(object) == ""
 
 
 def test_a_missing_onnxruntime_says_what_to_install(monkeypatch):
