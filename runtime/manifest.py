@@ -19,6 +19,7 @@ __all__ = [
     "Manifest",
     "ModelSpec",
     "PlanSpec",
+    "QuantizationSpec",
     "StageSpec",
     "TensorSpec",
     "VisionSpec",
@@ -213,6 +214,29 @@ class PlanSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantizationSpec:
+    """How a bundle was quantised, and from what.
+
+    Attributes:
+        scheme: Name of the scheme, `int8`.
+        source_sha256: Hash of the `bundle.json` that it was made from.
+        data_sha256: Hash of the questions that it was calibrated on.
+        num_samples: How many of these were asked.
+        ranges_sha256: Hash of the ranges and scales that were found.
+        num_sites: Activations whose linears are quantised.
+        kept_sites: Those that are left as they were, by name.
+    """
+
+    scheme: str
+    source_sha256: str
+    data_sha256: str
+    num_samples: int
+    ranges_sha256: str
+    num_sites: int
+    kept_sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """An output (`graph.tensor`) that feeds an input."""
 
@@ -233,6 +257,7 @@ class Manifest:
     files: Mapping[str, FileSpec]
     tools: Mapping[str, str]
     format_version: int = FORMAT_VERSION
+    quantization: QuantizationSpec | None = field(default=None, metadata={"optional": True})
 
     def problems(self, where: str) -> Iterator[str]:
         """Say what no manifest can be, whatever lies on the disk."""

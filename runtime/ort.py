@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = ["OnnxRuntimeRunner"]
 _BIND_BYTES = 1 << 20
 
 _MESSAGE_LENGTH = 300  # characters
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 # ONNX Runtime's names of the types that graphs have.
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -109,13 +111,41 @@ class OnnxRuntimeRunner:
         for graph in graphs:
             self._load_one(bundle, graph)
 
-    def _load_one(self, bundle: Bundle, graph: str) -> None:
+    def put(self, graph: str, model: bytes, folder: Path) -> None:
+        """Open a session for a graph in memory, in place of the one of that name.
+
+        Args:
+            graph: Its name.
+            model: Its ONNX bytes.
+            folder: What the files of its weights are relative to.
+
+        Raises:
+            RunnerError: ONNX Runtime cannot load it.
+        """
+        self._sessions.pop(graph, None)  # its memory goes before the next one's comes
+        options = self._session_options()
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+        try:
+            session = self._ort.InferenceSession(model, options, providers=self._providers)
+        except Exception as error:  # ONNX Runtime's own classes share no public base
+            raise RunnerError(
+                f"graph {graph} | {_brief(error)} | expected a graph that ONNX Runtime "
+                f"{self._ort.__version__} loads | update onnxruntime"
+            ) from error
+        self._sessions[graph] = session
+        self._outputs[graph] = {each.name: each.type for each in session.get_outputs()}
+
+    def _session_options(self) -> Any:
         options = self._ort.SessionOptions()
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.use_per_session_threads = False
         # A memory pattern is kept for every new shape: one per decode step, for ever.
         options.enable_mem_pattern = False
         options.log_severity_level = 3
+        return options
+
+    def _load_one(self, bundle: Bundle, graph: str) -> None:
+        options = self._session_options()
         path = str(bundle.graph_path(graph))
         try:
             own = [

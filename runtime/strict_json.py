@@ -3,7 +3,8 @@
 A frozen dataclass is its own schema. Its fields' types say what is allowed: `int`, `str`, `bool`,
 `X | Y`, `X | None`, `tuple[X, ...]`, `tuple[X, X]`, `Mapping[str, X]`, `Mapping[int, X]` (JSON
 keys are decimal strings), or another such dataclass. A class may add rules of its own by a method
-`problems(where) -> Iterator[str]`.
+`problems(where) -> Iterator[str]`. A field with the metadata `optional` may be left out of the
+file, and is where it is None: a key that older files do not have.
 """
 
 from __future__ import annotations
@@ -58,8 +59,12 @@ def parse_json(text: str | bytes) -> object:
 def encode(value: object) -> Any:
     """Turn a dataclass (or a part of one) into plain JSON values; the inverse of `decode`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {_key(field): encode(getattr(value, field.name)) for field in fields}
+        given = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {
+            _key(field): encode(item)
+            for field, item in given.items()
+            if item is not None or not field.metadata.get("optional")
+        }
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -100,8 +105,11 @@ def _decode_object(kind: Any, value: object, where: str, problems: list[str]) ->
     before = len(problems)
     hints = _hints(kind)
     keys = {_key(field): field.name for field in dataclasses.fields(kind)}
+    optional = {
+        _key(field) for field in dataclasses.fields(kind) if field.metadata.get("optional")
+    }
     unknown = sorted(set(value) - set(keys))
-    missing = sorted(set(keys) - set(value))
+    missing = sorted(set(keys) - set(value) - optional)
     if unknown:
         problems.append(f"{where or 'top level'} | unknown keys {', '.join(unknown)}")
     if missing:

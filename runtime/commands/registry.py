@@ -48,6 +48,11 @@ COMMANDS: dict[str, CommandSpec] = {
         "Compare a bundle with its checkpoint in PyTorch.",
         "export",
     ),
+    "calibrate": CommandSpec(
+        "sparsevlm_trt.calibration.cli:calibrate",
+        "Fit a bundle to your data: smaller and faster numbers.",
+        "export",
+    ),
     "evaluate": CommandSpec(
         f"{_RUNTIME}.evaluate:evaluate", "Measure what pruning costs on a set of questions."
     ),

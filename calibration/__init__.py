@@ -1,0 +1,1 @@
+"""Calibration: quantised bundles, and budgets chosen from data."""

@@ -1,0 +1,217 @@
+"""From a bundle and data to a quantised bundle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sparsevlm_trt.calibration.balance import Fit, fit_site
+from sparsevlm_trt.calibration.bundle_copy import BundleCopy
+from sparsevlm_trt.calibration.collect import collect
+from sparsevlm_trt.calibration.folding import find_fold
+from sparsevlm_trt.calibration.models import load_model
+from sparsevlm_trt.calibration.rewrite import quantize_graph
+from sparsevlm_trt.calibration.samples import Samples
+from sparsevlm_trt.calibration.schemes import Scheme
+from sparsevlm_trt.calibration.sites import find_sites
+from sparsevlm_trt.calibration.statistics import Statistics
+from sparsevlm_trt.calibration.table import quantize_table
+from sparsevlm_trt.export.bundle_writer import BundleWriter
+from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, Bundle
+from sparsevlm_trt.runtime.errors import InputError
+from sparsevlm_trt.runtime.manifest import GraphSpec, QuantizationSpec
+from sparsevlm_trt.runtime.strict_json import json_text
+
+__all__ = ["Fitted", "fit_bundle", "noisiest", "quantize_bundle", "write_quantized"]
+
+Progress = Callable[[str, int, int], None]
+RANGES_FILE = "reports/quantization-ranges.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """What was found on the data.
+
+    Attributes:
+        fits: For each site of the bundle, by name.
+        statistics: What was seen there.
+    """
+
+    fits: Mapping[str, Fit]
+    statistics: Mapping[str, Statistics]
+
+
+def quantize_bundle(
+    bundle: Bundle,
+    out: Path,
+    scheme: Scheme,
+    samples: Samples,
+    *,
+    budgets: Sequence[int | None] = (),
+    num_kept: int = 0,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Quantise a bundle on data.
+
+    Args:
+        bundle: A bundle that is not quantised.
+        out: The new bundle's folder.
+        scheme: How to quantise.
+        samples: What to ask it meanwhile.
+        budgets: Nominal budgets that take turns, None for no pruning; empty for the bundle's own
+            plan.
+        num_kept: Sites to leave as they are, those of the most noise.
+        threads: Processor threads.
+        overwrite: Replace a bundle that is there.
+        progress: Called before each step.
+
+    Returns:
+        The new bundle's folder.
+
+    Raises:
+        InputError: The data cannot be used, or the bundle is quantised already.
+        ExportError: The new bundle cannot be written; nothing stays behind.
+    """
+    if bundle.manifest.quantization is not None:
+        raise InputError(
+            f"bundle {bundle.path} | is {bundle.manifest.quantization.scheme} already | expected "
+            "an unquantised bundle | quantise the one it was made from"
+        )
+    fitted = fit_bundle(
+        bundle, scheme, samples, budgets=budgets, threads=threads, progress=progress
+    )
+    return write_quantized(
+        bundle,
+        out,
+        scheme,
+        samples,
+        fitted,
+        kept=noisiest(fitted.fits, num_kept),
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def noisiest(fits: Mapping[str, Fit], count: int) -> tuple[str, ...]:
+    """Name the sites whose products suffer most, by the noise that was found on the data."""
+    ordered = sorted(fits, key=lambda name: (-fits[name].noise, name))
+    return tuple(ordered[:count])
+
+
+def fit_bundle(
+    bundle: Bundle,
+    scheme: Scheme,
+    samples: Samples,
+    *,
+    budgets: Sequence[int | None],
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Watch a bundle on the data and find each site's scales."""
+    statistics = collect(
+        bundle, samples, budgets, moments=scheme.compensates, threads=threads, progress=progress
+    )
+    fits: dict[str, Fit] = {}
+    graphs = list(bundle.manifest.graphs)
+    for number, graph in enumerate(graphs):
+        if progress is not None:
+            progress(f"fit {graph}", number, len(graphs))
+        for site in find_sites(graph, load_model(bundle, graph)):
+            seen = statistics.get(site.name)
+            if seen is None:
+                continue  # a graph that this data does not reach, say of another method
+            weights = []
+            for linear in site.linears:
+                assert linear.weight.const_value is not None
+                array = np.asarray(linear.weight.const_value.numpy(), np.float32)
+                weights.append(np.ascontiguousarray(array.T) if linear.transposed else array)
+            # A head that lies [M, K] may share its bytes with the embedding: leave its inputs.
+            is_head = any(linear.transposed for linear in site.linears)
+            can_balance = not is_head and find_fold(site) is not None
+            fits[site.name] = fit_site(seen, weights, scheme, can_balance=can_balance)
+    return Fitted(fits, statistics)
+
+
+def write_quantized(
+    bundle: Bundle,
+    out: Path,
+    scheme: Scheme,
+    samples: Samples,
+    fitted: Fitted,
+    *,
+    kept: Sequence[str] = (),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the quantised bundle.
+
+    Args:
+        bundle: The bundle to quantise.
+        out: The new one's folder.
+        scheme: How.
+        samples: The data, to be named in the manifest.
+        fitted: What was found on it.
+        kept: Sites to leave as they are.
+        overwrite: Replace a bundle that is there.
+        progress: Called before each graph.
+    """
+    fits = {name: fit for name, fit in fitted.fits.items() if name not in kept}
+    ranges = json_text(_ranges(fits, fitted.statistics, kept)).encode("ascii")
+    with BundleWriter(out, overwrite=overwrite) as writer:
+        copy = BundleCopy(bundle, writer)
+        specs: dict[str, GraphSpec] = {}
+        done: list[str] = []
+        names = list(bundle.manifest.graphs)
+        for number, name in enumerate(names):
+            if progress is not None:
+                progress(f"write {name}", number, len(names))
+            model = load_model(bundle, name)
+            sites = quantize_graph(name, model, fits, scheme, copy.store, fitted.statistics)
+            done += sites
+            if sites or (name == "embed" and quantize_table(model, copy.store)):
+                specs[name] = copy.add_model(name, model)
+            else:
+                specs[name] = copy.add_graph(name)
+        copy.add_files()
+        writer.add_file(RANGES_FILE, ranges)
+        source = (bundle.path / MANIFEST_NAME).read_bytes()
+        manifest = replace(
+            bundle.manifest,
+            graphs=specs,
+            files=writer.files,
+            quantization=QuantizationSpec(
+                scheme=scheme.name,
+                source_sha256=hashlib.sha256(source).hexdigest(),
+                data_sha256=samples.data.sha256,
+                num_samples=len(samples.questions),
+                ranges_sha256=hashlib.sha256(ranges).hexdigest(),
+                num_sites=len(done),
+                kept_sites=tuple(sorted(kept)),
+            ),
+        )
+        return writer.finish(manifest)
+
+
+def _ranges(
+    fits: Mapping[str, Fit], statistics: Mapping[str, Statistics], kept: Sequence[str]
+) -> dict[str, object]:
+    """What a reader wants to know of each site."""
+    return {
+        "sites": {
+            name: {
+                "rows": statistics[name].num_rows,
+                "largest": float(statistics[name].largest.max()),
+                "scale": fit.scale,
+                "balanced": fit.balance is not None,
+                "noise": fit.noise,
+            }
+            for name, fit in fits.items()
+        },
+        "kept": sorted(kept),
+    }
