@@ -12,7 +12,7 @@ from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.session import Session
 
-__all__ = ["collect"]
+__all__ = ["check_activations", "collect"]
 
 NEW_TOKENS = 8  # of each answer: tokens that are decoded count too
 MOST_NAMED = 5
@@ -62,12 +62,16 @@ def collect(
                 max_new_tokens=NEW_TOKENS,
             )
         statistics = dict(recorder.statistics)
-    _check(statistics)
+    check_activations(statistics)
     return statistics
 
 
-def _check(statistics: Mapping[str, Statistics]) -> None:
-    """Refuse activations that no scale fits."""
+def check_activations(statistics: Mapping[str, Statistics]) -> None:
+    """Refuse activations that no scale fits.
+
+    Raises:
+        InputError: NaN, infinities, or nothing but zeros; names where.
+    """
     bad = {name: seen.num_bad for name, seen in statistics.items() if seen.num_bad}
     if bad:
         named = ", ".join(f"{name} ({bad[name]} rows)" for name in list(bad)[:MOST_NAMED])
