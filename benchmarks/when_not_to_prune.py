@@ -89,7 +89,7 @@ def measure(
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Lay the shares of right answers out as Markdown."""
+    """Lay the right answers out as Markdown."""
     kinds = list(found[0]["asked"])
     lines = [
         f"| | visual tokens | all | {' | '.join(kinds)} |",
@@ -97,10 +97,10 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     ]
     for row in found:
         right, asked = sum(row["right"].values()), sum(row["asked"].values())
-        shares = [f"{row['right'].get(kind, 0) / row['asked'][kind]:.0%}" for kind in kinds]
+        counts = [f"{row['right'].get(kind, 0)} of {row['asked'][kind]}" for kind in kinds]
         lines.append(
-            f"| {row['case']} | {row['average_visual_tokens']:.0f} | {right / asked:.0%} | "
-            f"{' | '.join(shares)} |"
+            f"| {row['case']} | {row['average_visual_tokens']:.0f} | {right} of {asked} | "
+            f"{' | '.join(counts)} |"
         )
     return "\n".join(lines)
 
