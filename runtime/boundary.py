@@ -97,6 +97,11 @@ class Pruning:
         return any((self.schedule, self.rank_rule, self.by_budget))
 
     @property
+    def waits_for_prompt(self) -> bool:
+        """Whether only the prompt's attention says how many tokens stay."""
+        return self.rank_rule is not None or self.guard.share > 0
+
+    @property
     def is_compact(self) -> bool:
         """Whether survivors are numbered without gaps."""
         return (self.positions or self.method.positions) == "compact"

@@ -163,7 +163,9 @@ class Session:
         embeds = inputs_embeds[None] if one else inputs_embeds
         read = prompt_from_embeds(self.chain, manifest, embeds, prefix_length, num_visual)
         request.check_rows(len(read.embeds))
-        results = drain(self._events(request, [read], clock), request.stream)
+        # Where the prompt decides how many tokens stay, rows are read one by one.
+        reads = _rows(read) if request.pruning.waits_for_prompt else [read]
+        results = drain(self._events(request, reads, clock), request.stream)
         return results[0] if one else results
 
     def generate_batch(
@@ -183,13 +185,17 @@ class Session:
             PlanError: As `generate`.
             RunnerError: As `generate`.
         """
+        for each in prompts:  # a rule that one question meets holds for all
+            question = question_of(each.get("prompt"), each.get("messages"))
+            options = guarded_options(self.bundle.manifest, options, question)
         request = make_request(self.bundle.manifest, options)
         request.check_rows(len(prompts))
         clock = Clock()
         if not prompts:
             raise InputError("batch | got no prompt | expected one or more | give a list of them")
         read = [self._read(clock, **_parts(prompt)) for prompt in prompts]
-        groups = _alike(read)
+        waits = request.pruning.waits_for_prompt
+        groups = [[number] for number in range(len(read))] if waits else _alike(read)
         together = [self._together([read[number] for number in group]) for group in groups]
         results = drain(self._events(request, together, clock), None)
         numbers = [number for group in groups for number in group]
@@ -264,6 +270,15 @@ def _parts(prompt: Mapping[str, Any]) -> dict[str, Any]:
             "give options once, for all prompts"
         )
     return {name: prompt.get(name) for name in names}
+
+
+def _rows(prompt: Prompt) -> list[Prompt]:
+    """Take a batch apart."""
+    count = len(prompt.embeds)
+    return [
+        Prompt(prompt.embeds[row : row + 1], prompt.layout, prompt.image_config)
+        for row in range(count)
+    ]
 
 
 def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -116,3 +116,45 @@ def test_decoding_at_the_unpruned_length_equals_reading_one_more_token(session):
         replay=[step.scores for step in first.trace.stages],
     )
     np.testing.assert_allclose(again.prefill_logits, first.step_logits[0], atol=2e-4)
+
+
+def test_rows_that_keep_different_numbers_are_read_one_by_one(session):
+    prompts = np.stack([embeds(session, seed) for seed in (6, 7)])
+    options = {"schedule": {1: 2, 3: 1}, "guard": "entropy:0.9", "max_new_tokens": 3}
+    options |= {"prefix_length": PREFIX, "num_visual": VISUAL, "stop_tokens": ()}
+    together = session.generate_from_embeds(prompts, **options)
+    for row, prompt in zip(together, prompts, strict=True):
+        alone = session.generate_from_embeds(prompt, **options)
+        kept = [stage.kept.tolist() for stage in row.trace.stages]
+        assert kept == [stage.kept.tolist() for stage in alone.trace.stages]
+        assert row.tokens == alone.tokens
+        assert len(kept[0]) > 2
+
+
+@pytest.mark.parametrize("method", [name for name in PRUNING if name != "fastv"])
+@pytest.mark.parametrize("positions", ["compact", "original"])
+def test_positions_are_an_option_of_every_method(session, model, method, positions):
+    prompt = embeds(session, 8)
+    chain = session.generate_from_embeds(
+        prompt,
+        prefix_length=PREFIX,
+        num_visual=VISUAL,
+        method=method,
+        schedule=SCHEDULE,
+        positions=positions,
+        max_new_tokens=3,
+        stop_tokens=(),
+    )
+    own = pruned_generate(
+        model,
+        torch.from_numpy(prompt)[None],
+        PREFIX,
+        VISUAL,
+        SCHEDULE,
+        method=method,
+        max_new_tokens=3,
+        image_grid=session.bundle.manifest.vision.grid,
+        positions=positions,
+    )
+    np.testing.assert_allclose(chain.prefill_logits, own.prefill_logits, atol=1e-4)
+    np.testing.assert_allclose(chain.step_logits, own.step_logits, atol=1e-4)
