@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
+from sparsevlm_trt.export.original_llava import refuse_original_llava
 from sparsevlm_trt.runtime.errors import ExportError
 
 __all__ = ["Checkpoint"]
@@ -107,6 +108,7 @@ def _read_config(path: Path) -> PretrainedConfig:
             f"checkpoint {path} | no config.json | expected a Hugging Face checkpoint folder "
             "| give the folder that save_pretrained wrote"
         )
+    refuse_original_llava(path)
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True)
     except Exception as error:  # its checks raise errors of many kinds, all about this file

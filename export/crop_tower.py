@@ -25,7 +25,7 @@ class CropTower(nn.Module):
     """Vision tower, feature selection and projector, weights in memory (it is small)."""
 
     def __init__(self, model: Any, dtype: torch.dtype, tower: str = "vision_tower") -> None:
-        """Take them out of a loaded model; `newline` too where it has one."""
+        """Take them out of a loaded model, with its newline where it has one; no pooler yet."""
         super().__init__()
         config = model.config
         self.tower = getattr(model.model, tower)
@@ -34,6 +34,7 @@ class CropTower(nn.Module):
         self.feature_layers = [layer] if isinstance(layer, int) else list(layer)
         # Strategy "default" drops the class token, which comes first.
         self.first_patch = 1 if config.vision_feature_select_strategy == "default" else 0
+        self.pooler: nn.Module | None = None
         self.newline: nn.Parameter | None = getattr(model.model, "image_newline", None)
         self.dtype = dtype
 
@@ -41,18 +42,21 @@ class CropTower(nn.Module):
         """`[I, 3, h, w]` float32 to `[I, V, N]` of the model's type, and the newline `[1, N]`."""
         states = self.tower(pixel_values.to(self.dtype), output_hidden_states=True).hidden_states
         chosen = [states[layer][:, self.first_patch :] for layer in self.feature_layers]
-        features: Tensor = self.projector(torch.cat(chosen, dim=-1))
+        patches = torch.cat(chosen, dim=-1)
+        if self.pooler is not None:
+            patches = self.pooler(patches)
+        features: Tensor = self.projector(patches)
         if self.newline is None:
             return features
         return features, self.newline[None].clone()
 
 
-def crop_graph(module: CropTower, spec: VisionSpec) -> GraphModule:
-    """Make the vision graph of such a tower."""
+def crop_graph(module: nn.Module, spec: VisionSpec, name: str = "vision") -> GraphModule:
+    """Make the graph of such a tower, or of another that takes the same pixels."""
     rows, columns = spec.image_size
-    with_newline = ("image_newline",) if module.newline is not None else ()
+    with_newline = ("image_newline",) if getattr(module, "newline", None) is not None else ()
     return GraphModule(
-        name="vision",
+        name=name,
         module=module,
         inputs={"pixel_values": torch.zeros(_NUM_IMAGES, 3, rows, columns)},
         dynamic={"pixel_values": {0: "num_images"}},

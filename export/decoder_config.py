@@ -77,6 +77,11 @@ class DecoderConfig:
     tied_head: bool
     position_axes: tuple[int, ...] | None = None
 
+    @property
+    def num_axes(self) -> int:
+        """Positions of a token: 1, or 3."""
+        return 1 if self.position_axes is None else 3
+
     @classmethod
     def from_hf(cls, config: PretrainedConfig, *, tied_head: bool | None = None) -> DecoderConfig:
         """Read a language model's config.

@@ -105,7 +105,8 @@ def export_bundle(
         binder = WeightBinder(source, writer)
         graphs: dict[str, GraphSpec] = {}
         judges, steps = judge_graphs(methods), prune_steps(methods)
-        total = len(stages) + len(judges) + len(steps) + 3 + (family.vision is not None)
+        towers = sum(tower is not None for tower in (family.vision, family.video))
+        total = len(stages) + len(judges) + len(steps) + 3 + towers
         for number, graph in enumerate(_graph_modules(family, stages, judges, steps)):
             if progress is not None:
                 progress(graph.name, number, total)
@@ -143,8 +144,9 @@ def _graph_modules(
 ) -> Iterator[GraphModule]:
     """Yield one graph module at a time, so that only one is in memory."""
     language = family.language
-    if family.vision is not None:
-        yield family.vision
+    for tower in (family.vision, family.video):
+        if tower is not None:
+            yield tower
     yield language.embed()
     yield language.raters()
     for stage in stages:
@@ -207,4 +209,5 @@ def _model_spec(
         vocab_size=config.vocab_size,
         max_position=config.max_position,
         tied_head=config.tied_head,
+        num_axes=config.num_axes,
     )

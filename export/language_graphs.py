@@ -33,7 +33,7 @@ _TOKENS = {0: "batch", 1: "seq_len"}
 _ATTENTION = {0: "batch", 1: "num_heads", 2: "num_raters", 3: "num_visual"}
 _BY_RATER = {0: "batch", 1: "num_raters"}
 _BY_VISUAL = {0: "batch", 1: "num_visual"}
-_BODY_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
+_BODY_PREFIXES = ("language_model.model.", "model.language_model.", "model.text_model.", "model.")
 _HEAD_PREFIXES = ("language_model.", "")
 
 
@@ -99,7 +99,7 @@ class LanguageGraphs:
         new_names = _kv_names("new_key_values", layers)
         inputs: dict[str, Tensor | list[Tensor]] = {
             "hidden_states": self._hidden(_NEW),
-            "position_ids": torch.zeros(_BATCH, _NEW, dtype=torch.int64),
+            "position_ids": self._positions(),
             "past_lengths": torch.full((_BATCH,), _PAST),
             # One tensor each: the tracer takes the same tensor twice for one input.
             "past_key_values": [
@@ -178,7 +178,7 @@ class LanguageGraphs:
             module=_Prune(PRUNE_STEPS[step]),
             inputs={
                 "hidden_states": self._hidden(_NEW),
-                "position_ids": torch.zeros(_BATCH, _NEW, dtype=torch.int64),
+                "position_ids": self._positions(),
                 "rater_attention": attention,
                 "rater_weights": torch.ones(_BATCH, _RATERS),
                 "prefix_length": torch.tensor([4]),
@@ -220,6 +220,10 @@ class LanguageGraphs:
             output_axes={"logits": {0: "batch"}},
             weights={"weight": WeightSource(source), "norm.weight": WeightSource(norm)},
         )
+
+    def _positions(self) -> Tensor:
+        axes = () if self.config.num_axes == 1 else (self.config.num_axes,)
+        return torch.zeros(_BATCH, _NEW, *axes, dtype=torch.int64)
 
     def _hidden(self, length: int) -> Tensor:
         return torch.zeros(_BATCH, length, self.config.hidden_size, dtype=self.dtype)

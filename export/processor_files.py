@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
 from sparsevlm_trt.runtime.errors import ExportError
 
-__all__ = ["processor_files"]
+__all__ = ["processor_files", "tokenizer_of"]
 
 _VERBATIM = (
     "chat_template.jinja",
@@ -71,15 +72,24 @@ def processor_files(
     return files
 
 
-def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:
+def tokenizer_of(checkpoint: Path) -> Any:
+    """The checkpoint's tokenizer, as transformers reads it.
+
+    Raises:
+        ExportError: It cannot.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+        return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(
             f"checkpoint {checkpoint} | tokenizer: {reason} | expected one that transformers "
             "reads | check its files, or update transformers"
         ) from error
+
+
+def _tokenizer_files(checkpoint: Path) -> dict[str, bytes]:
+    tokenizer = tokenizer_of(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         saved = {name: Path(folder) / name for name in _TOKENIZER}

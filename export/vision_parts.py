@@ -8,14 +8,29 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.runtime.errors import ExportError
 
-__all__ = ["check_finite", "load_vision_parts"]
+__all__ = ["FeatureModel", "check_finite", "load_vision_parts"]
+
+
+class FeatureModel(nn.Module):
+    """A loaded model's own way from pixels to features, as a graph's module."""
+
+    def __init__(self, model: Any) -> None:
+        """Take the model; what `get_image_features` does not touch leaves no trace."""
+        super().__init__()
+        self.model = model.model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """`[I, 3, h, w]` float32 to `[I, V, N]` of the model's type."""
+        found = self.model.get_image_features(pixel_values=pixel_values, return_dict=True)
+        features: Tensor = found.pooler_output
+        return features
 
 
 def load_vision_parts(

@@ -20,13 +20,16 @@ from sparsevlm_trt.runtime.budget_plan import BudgetPlan
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.guard import Guard
 from sparsevlm_trt.runtime.runner import Array
-from sparsevlm_trt.runtime.trace import StageTrace, follow_patches
+from sparsevlm_trt.runtime.trace import StageTrace, block_patches, follow_patches
 
 __all__ = [
     "DECISION_OUTPUTS",
+    "WORD_SCORE",
     "Layout",
+    "Places",
     "Pruning",
     "Votes",
+    "above_all",
     "replayed_votes",
     "stage_trace",
     "votes_of_mask",
@@ -34,22 +37,62 @@ __all__ = [
 
 DECISION_OUTPUTS = ("kept_index", "visual_scores", "merge_candidates")  # of every prune graph
 
+# Above any score: attention is a probability, and no correction of it comes near.
+WORD_SCORE = 1e6
+
 Floats = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the visual block lies in a prompt, the same in every row of a batch."""
+    """Where the visual block lies in a prompt, the same in every row of a batch.
+
+    Attributes:
+        prefix: Tokens before it.
+        num_visual: Tokens in it, from the first visual token to the last.
+        num_text: Tokens after it.
+        words: Tokens in it that are words between images, counted in it, ascending: no step drops
+            them, and they count for nothing.
+    """
 
     prefix: int
     num_visual: int
     num_text: int
+    words: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
         """Tokens in all."""
         return self.prefix + self.num_visual + self.num_text
+
+    @property
+    def num_patches(self) -> int:
+        """Visual tokens in the block."""
+        return self.num_visual - len(self.words)
+
+    def patches(self) -> Index:
+        """The number of each token of the block among the visual ones, `WORD` for words."""
+        return block_patches(self.num_visual, self.words)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Positions of a prompt's tokens, the same in every row of a batch.
+
+    Attributes:
+        positions: `[S]`, or `[S, 3]` where a token has three; int64.
+        following: The position of the token that comes next.
+    """
+
+    positions: Index
+    following: int
+
+    @classmethod
+    def in_order(cls, length: int, num_axes: int) -> Places:
+        """Number tokens one after the other, alike on all axes."""
+        numbers = np.arange(length, dtype=np.int64)
+        return cls(numbers if num_axes == 1 else np.tile(numbers[:, None], num_axes), length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +206,25 @@ class Votes:
         """Return scores that no token has to be asked for, `[V]` or `[B, V]`, as of one rater."""
         rows = tuple(np.broadcast_to(each, (batch, each.shape[-1])) for each in scores)
         return cls(np.empty((batch, 0), np.int64), np.ones((batch, 1), np.float32), rows)
+
+
+def above_all(attention: Array, words: Index, num_visual: int) -> Floats:
+    """Lift words above every visual token.
+
+    Args:
+        attention: Attention or scores, `[B, ..., V]`, or of the visual tokens alone.
+        words: Words of the block, `[B, W]`.
+        num_visual: V, tokens of the block.
+
+    Returns:
+        `[B, ..., V]` float32.
+    """
+    lifted = np.full((*attention.shape[:-1], num_visual), WORD_SCORE, np.float32)
+    for row, places in enumerate(words):
+        others = np.delete(np.arange(num_visual), places)
+        whole = attention.shape[-1] == num_visual
+        lifted[row][..., others] = attention[row][..., others] if whole else attention[row]
+    return lifted
 
 
 def votes_of_mask(mask: NDArray[np.bool_]) -> Votes:

@@ -23,13 +23,16 @@ from sparsevlm_ops.schedule import BoundaryCounts
 from sparsevlm_trt.runtime.boundary import (
     DECISION_OUTPUTS,
     Layout,
+    Places,
     Pruning,
     Votes,
+    above_all,
     replayed_votes,
     stage_trace,
     votes_of_mask,
 )
 from sparsevlm_trt.runtime.device_array import Tensor, contiguous
+from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.judging import Asked, judge
 from sparsevlm_trt.runtime.kv_cache import Cache, HeldCache, HoldsCaches, StageCache
 from sparsevlm_trt.runtime.manifest import Manifest
@@ -65,7 +68,8 @@ class ChainState:
 
     Attributes:
         caches: One for each stage.
-        length: Tokens of the prompt as given, and of all decode steps since.
+        length: The position that comes next where positions are the prompt's own: its tokens as
+            given, and all decode steps since.
         compact: Whether each stage decodes at its own cache length.
         prunes: The prune steps of each row of the batch.
     """
@@ -96,6 +100,7 @@ class Chain:
         # Only where an image is one such grid does a row of patches mean a row of tokens.
         self._image_grid = vision.grid if vision and vision.layout == "block" else None
         self._heads = manifest.model.num_heads
+        self._num_axes = manifest.model.num_axes
         self._cache_width = manifest.model.num_kv_heads * manifest.model.head_dim
         self.dtype = np.dtype(manifest.model.dtype)
 
@@ -108,27 +113,33 @@ class Chain:
     ) -> list[Tensor]:
         """Turn images and videos into the tokens of a prompt, `[1, tokens, N]` each, in order.
 
-        All rows of all of them go through the vision graph at once.
+        All rows for one graph go through it at once.
         """
-        names = visuals[0].inputs
-        rows = {name: np.concatenate([one.inputs[name] for one in visuals]) for name in names}
-        outputs = self._run("vision", rows, clock)
-        packed: list[Tensor] = []
-        start = 0
-        for one in visuals:
-            mine = slice(start, start + one.num_rows)
-            packed += layout.pack(
-                one, outputs | {"image_features": outputs["image_features"][mine]}
-            )
-            start += one.num_rows
-        return packed
+        from sparsevlm_trt.runtime.visuals.visual import joined_inputs
+
+        packed: dict[int, list[Tensor]] = {}
+        for graph in dict.fromkeys(one.graph for one in visuals):
+            mine = {n: one for n, one in enumerate(visuals) if one.graph == graph}
+            outputs = self._run(graph, joined_inputs(list(mine.values())), clock)
+            start = 0
+            for number, one in mine.items():
+                features = outputs["image_features"][start : start + one.num_rows]
+                packed[number] = layout.pack(one, outputs | {"image_features": features})
+                start += one.num_rows
+        return [part for number in sorted(packed) for part in packed[number]]
 
     def embed(self, input_ids: Index, clock: Clock) -> Tensor:
         """Turn token ids `[B, S]` into embeddings `[B, S, N]`."""
         return self._run("embed", {"input_ids": input_ids}, clock)["inputs_embeds"]
 
     def prefill(
-        self, embeds: Tensor, layout: Layout, pruning: Pruning, num_new: int, clock: Clock
+        self,
+        embeds: Tensor,
+        layout: Layout,
+        pruning: Pruning,
+        num_new: int,
+        clock: Clock,
+        places: Places | None = None,
     ) -> tuple[Floats, ChainState]:
         """Read a prompt.
 
@@ -141,6 +152,7 @@ class Chain:
             pruning: What to do at the boundaries.
             num_new: Decode steps that will follow, at most: the caches hold as many more.
             clock: Takes the time of each graph.
+            places: Positions of the tokens; None: one after the other.
 
         Returns:
             Logits of the last position, `[B, vocab]`, and the state to decode from.
@@ -149,11 +161,20 @@ class Chain:
             InputError: The scores to replay do not fit the boundaries.
         """
         batch, length, _ = embeds.shape
-        steps = pruning.steps(layout.num_visual, self._image_grid)
+        words: Index = np.tile(np.array(layout.words, np.int64), (batch, 1))
+        if layout.words and pruning.method.pools:
+            raise InputError(
+                f"method {pruning.method.name} | got words between images | expected images side "
+                "by side, as their tokens are averaged by place | use another method"
+            )
+        steps = pruning.steps(layout.num_patches, self._image_grid)
         votes = self._votes(embeds, layout, pruning, steps, clock)
         hidden = embeds
-        positions: Tensor = np.tile(np.arange(length, dtype=np.int64), (batch, 1))
-        patches = [np.arange(layout.num_visual, dtype=np.int64)] * batch
+        # Positions of three axes tell where a patch lies: they are never renumbered.
+        compact = pruning.is_compact and self._num_axes == 1
+        places = Places.in_order(length, self._num_axes) if places is None else places
+        positions: Tensor = np.repeat(places.positions[None], batch, axis=0)
+        patches = [layout.patches()] * batch
         num_visual = layout.num_visual
         caches: list[StageCache | HeldCache] = []
         prunes: list[list[StageTrace]] = [[] for _ in range(batch)]
@@ -162,7 +183,7 @@ class Chain:
             cache = self._open_cache(number, batch, hidden.shape[1] + num_new)
             caches.append(cache)
             start = layout.prefix + num_visual
-            acts = layer in steps and num_visual >= 2
+            acts = layer in steps and num_visual - len(layout.words) >= 2
             asks = acts and votes.scores is None
             rater_index = votes.offsets + start if asks else _nothing(batch)
             block = np.arange(layout.prefix, start, dtype=np.int64)
@@ -180,20 +201,30 @@ class Chain:
                 pruning,
                 votes,
                 steps[layer],
-                Asked(layer, num_visual, attention, positions, rater_index, visual_index),
+                Asked(
+                    layer,
+                    num_visual - len(layout.words),
+                    attention,
+                    positions,
+                    rater_index,
+                    visual_index,
+                ),
             )
             if not judged.step.prunes:
                 continue
+            weighed = judged.attention
+            if layout.words:
+                weighed = above_all(np.asarray(weighed), words, num_visual)
             out = self._run(
                 f"prune_{pruning.method.name}",
                 {
                     "hidden_states": hidden,
                     "position_ids": positions,
-                    "rater_attention": judged.attention,
+                    "rater_attention": weighed,
                     "rater_weights": judged.weights,
                     "prefix_length": np.array([layout.prefix], np.int64),
-                    "num_kept": np.array([judged.step.num_asked], np.int64),
-                    "original_positions": np.array([not pruning.is_compact], np.int64),
+                    "num_kept": np.array([judged.step.num_asked + len(layout.words)], np.int64),
+                    "original_positions": np.array([not compact], np.int64),
                 },
                 clock,
                 step=f"prune_{layer}",
@@ -206,7 +237,8 @@ class Chain:
                 trace = stage_trace(layer, told, row, num_in, num_visual, patches[row])
                 patches[row] = trace.patches
                 done.append(trace)
-        state = ChainState(caches, length, pruning.is_compact, prunes)
+                words[row] = np.searchsorted(trace.kept, words[row])
+        state = ChainState(caches, places.following, compact, prunes)
         return self._logits(hidden, clock), state
 
     def decode(self, tokens: Index, state: Decoding, clock: Clock) -> Floats:
@@ -225,6 +257,8 @@ class Chain:
         hidden = self.embed(tokens[:, None], clock)
         for number, cache in enumerate(state.caches):
             positions = state.positions(number)
+            if self._num_axes > 1:  # a word stands at the same place on all axes
+                positions = np.repeat(positions[..., None], self._num_axes, axis=2)
             hidden, _ = self._stage(number, hidden, positions, cache, nothing, nothing, clock)
         state.step()
         return self._logits(hidden, clock)
@@ -240,19 +274,22 @@ class Chain:
         """Find out who judges the visual tokens: given scores, tokens of the text, or nobody."""
         batch = embeds.shape[0]
         if pruning.replay is not None and pruning.prunes:
-            counts = {layer: step.num_in for layer, step in steps.items() if step}
+            more = len(layout.words)
+            counts = {layer: step.num_in + more for layer, step in steps.items() if step}
             return replayed_votes(pruning.replay, counts, batch)
         if not steps:
             return Votes.nobody(batch)
         who = pruning.method.judge
         if who in HOST_RULES:
-            grid = block_grid(layout.num_visual, self._image_grid)
+            grid = block_grid(layout.num_patches, self._image_grid)
             counted = [step for step in steps.values() if step]
             return Votes.given(HOST_RULES[who](counted, grid, pruning.seed), batch)
         if who == "last_token" or layout.num_text == 0:
             return Votes.last_token(batch, layout.num_text)
         start = layout.prefix + layout.num_visual
         visual, text = embeds[:, layout.prefix : start], embeds[:, start:]
+        if layout.words:  # who judges is settled by images and the text after them alone
+            visual = np.delete(np.asarray(visual), layout.words, axis=1)
         inputs = {"visual_embeds": contiguous(visual), "text_embeds": contiguous(text)}
         return votes_of_mask(np.asarray(self._run("raters", inputs, clock)["rater_mask"]))
 

@@ -16,7 +16,13 @@ _EXPORT = ("onnx", "onnx_ir", "onnxscript", "polygraphy", "safetensors", "torch"
 # The modules that a command of an extra imports, some of them only once it is under way.
 _SERVE = ("fastapi", "httpx", "prometheus_client", "uvicorn")
 _TENSORRT = ("polygraphy",)
-_MODULES = {"export": _EXPORT, "demo": _EXPORT, "serve": _SERVE, "tensorrt": _TENSORRT}
+_MODULES = {
+    "export": _EXPORT,
+    "demo": _EXPORT,
+    "serve": _SERVE,
+    "tensorrt": _TENSORRT,
+    "video": ("av",),
+}
 
 
 class MissingPackageError(SparseVLMError):

@@ -149,7 +149,7 @@ def generate(
         # Rows that decode with others move into caches that grow.
         num_new = limit - 1 if num_rows == 1 else 0
         logits, state = chain.prefill(
-            prompt.embeds, prompt.layout, request.pruning, num_new, clock
+            prompt.embeds, prompt.layout, request.pruning, num_new, clock, prompt.places
         )
         for number in range(len(logits)):
             row = AnswerRow(
@@ -265,6 +265,7 @@ def _result(
             host_prefill_ms=host_prefill_ms,
             host_decode_ms=tuple(host for _, host in answer.decode),
             image_config=answer.prompt.image_config,
+            words=layout.words,
         ),
     )
 

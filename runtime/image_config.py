@@ -45,6 +45,8 @@ _ONEVISION = _COMMON | {
     "image_mean": _CLIP_MEAN,
     "image_std": _CLIP_STD,
 }
+_QWEN = _ONEVISION | {"size": None}
+_HALF = (0.5, 0.5, 0.5)
 _SIGLIP = _COMMON | {
     "size": {"height": 224, "width": 224},
     "do_center_crop": False,
@@ -56,15 +58,49 @@ _SIGLIP = _COMMON | {
 # What a key means when the file leaves it out. Source: the class attributes in transformers 5.23.
 PROCESSOR_TYPES: Mapping[str, Mapping[str, Any]] = {
     "BitImageProcessor": _CLIP,
+    "GotOcr2ImageProcessor": _ONEVISION,
+    "InternVLVideoProcessor": _ONEVISION,
+    "LlavaNextVideoImageProcessor": _CLIP,
+    "LlavaNextVideoVideoProcessor": _CLIP,
+    "VideoLlavaImageProcessor": _CLIP,
+    "VideoLlavaVideoProcessor": _CLIP,
     "CLIPImageProcessor": _CLIP,
     "LlavaImageProcessor": _CLIP,
     "LlavaNextImageProcessor": _CLIP,
     "LlavaOnevisionImageProcessor": _ONEVISION,
     "LlavaOnevisionVideoProcessor": _ONEVISION,
+    "Qwen2VLImageProcessor": _QWEN,
+    "Qwen2VLVideoProcessor": _QWEN,
+    "Qwen3VLVideoProcessor": _QWEN | {"image_mean": _HALF, "image_std": _HALF},
     "SiglipImageProcessor": _SIGLIP,
+    "SmolVLMImageProcessor": _QWEN
+    | {
+        "image_mean": _HALF,
+        "image_std": _HALF,
+        "resample": int(Image.Resampling.LANCZOS),
+    },
+}
+# Whole numbers that only one type has, with what they are when left out.
+_OPTIONS: Mapping[str, Mapping[str, int]] = {
+    "GotOcr2ImageProcessor": {"min_patches": 1, "max_patches": 12},
+    "Qwen2VLImageProcessor": {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 1280},
+    "Qwen2VLVideoProcessor": {"min_pixels": 128 * 28 * 28, "max_pixels": 28 * 28 * 768},
+    "Qwen3VLVideoProcessor": {"min_pixels": 128 * 32 * 32, "max_pixels": 32 * 32 * 768},
+    "SmolVLMImageProcessor": {"longest_edge": 4 * 364, "tile_edge": 364},
+}
+# Where files have those numbers that are not found by their name: the key, and the key within it.
+_NESTED = {
+    "min_pixels": ("size", "shortest_edge"),
+    "max_pixels": ("size", "longest_edge"),
+    "longest_edge": ("size", "longest_edge"),
+    "tile_edge": ("max_image_size", "longest_edge"),
 }
 # Those that crop an image: their `do_pad` makes numbers of crops equal, not sizes of images.
-_CROPPING = ("LlavaNextImageProcessor", "LlavaOnevisionImageProcessor")
+_CROPPING = (
+    "LlavaNextImageProcessor",
+    "LlavaNextVideoImageProcessor",
+    "LlavaOnevisionImageProcessor",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +141,7 @@ class ImageConfig:
         pad: Pad with zeros at the right and bottom, at the end (every other type's `do_pad`).
         pad_size: Size to pad to; None means the largest of the call.
         background: The mean as a colour, to pad with where a layout does.
+        options: Whole numbers of this type alone, by name.
     """
 
     convert_rgb: bool
@@ -118,6 +155,11 @@ class ImageConfig:
     pad: bool
     pad_size: Size | None
     background: tuple[int, int, int] = (0, 0, 0)
+    options: tuple[tuple[str, int], ...] = ()
+
+    def option(self, name: str) -> int:
+        """A whole number that a layout asks for; KeyError for one that the type does not have."""
+        return dict(self.options)[name]
 
     @classmethod
     def open(cls, folder: str | Path, *, video: bool = False) -> ImageConfig:
@@ -162,10 +204,12 @@ class ImageConfig:
         mean = read.channels("image_mean")
         llava, crops = kind == "LlavaImageProcessor", kind in _CROPPING
         square = config.get("default_to_square") is True
+        # Sizes that depend on the image's are for a layout to find.
+        resizes = read.flag("do_resize") and defaults["size"] is not None
         result = cls(
             convert_rgb=read.flag("do_convert_rgb"),
             square=_colour(mean) if pads and llava else None,
-            size=read.size("size", square=square) if read.flag("do_resize") else None,
+            size=read.size("size", square=square) if resizes else None,
             resample=read.resample("resample"),
             crop=read.size("crop_size", square=True) if read.flag("do_center_crop") else None,
             rescale=read.number("rescale_factor") if read.flag("do_rescale") else None,
@@ -174,6 +218,10 @@ class ImageConfig:
             pad=pads and not llava and not crops,
             pad_size=read.size("pad_size", square=True) if pads and read.has("pad_size") else None,
             background=_colour(mean),
+            options=tuple(
+                (key, read.count(key, _option(config, key), default))
+                for key, default in _OPTIONS.get(kind, {}).items()
+            ),
         )
         if read.problems:
             raise BundleError(
@@ -205,6 +253,14 @@ class _Reader:
             return float(value)
         self._note(key)
         return 1.0
+
+    def count(self, key: str, value: object, default: int) -> int:
+        if value is None:
+            return default
+        if _is_edge(value):
+            return int(value)  # type: ignore[call-overload,no-any-return]
+        self.problems.append(f"{key} {value!r}")
+        return default
 
     def channels(self, key: str) -> tuple[float, ...]:
         value = self.config[key]
@@ -254,6 +310,14 @@ def _processor_type(config: Mapping[str, Any]) -> str:
             f"{', '.join(PROCESSOR_TYPES)} | use a model with one of these"
         )
     return kind
+
+
+def _option(config: Mapping[str, Any], key: str) -> object:
+    if config.get(key) is None and key in _NESTED:
+        outer, inner = _NESTED[key]
+        nested = config.get(outer)
+        return nested.get(inner, nested.get(key)) if isinstance(nested, Mapping) else None
+    return config.get(key)
 
 
 def _colour(mean: Sequence[float]) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.image_config import ImageConfig
 from sparsevlm_trt.runtime.image_loader import ImageSource, check_area, load_image
 
-__all__ = ["ImageProcessor", "squared"]
+__all__ = ["ImageProcessor", "Pixels", "squared"]
 
 Pixels: TypeAlias = NDArray[np.float32]
 

@@ -88,6 +88,11 @@ def judge(
 def _corrected(run: Run, pruning: Pruning, weights: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
     """Correct the attention for distance."""
     positions = np.asarray(asked.positions)
+    if positions.ndim > 2:
+        raise InputError(
+            f"method {pruning.method.name} | got a model whose tokens have three positions | "
+            "expected one, as the correction is a matter of one distance | use method 'sparsevlm'"
+        )
     num_heads = pruning.count_heads(asked.attention.shape[1])
     out = run(
         "gravity",

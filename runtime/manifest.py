@@ -106,7 +106,10 @@ class StageSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The language model that was exported."""
+    """The language model that was exported.
+
+    A token has `num_axes` positions: one, or three (time, row, column) by M-RoPE.
+    """
 
     source: str
     model_type: str
@@ -122,6 +125,7 @@ class ModelSpec:
     vocab_size: int
     max_position: int
     tied_head: bool
+    num_axes: int = 1
 
     def problems(self, where: str) -> Iterator[str]:
         """Say what no model can be."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsevlm_trt.runtime.errors import InputError
-from sparsevlm_trt.runtime.trace import MERGED, Index, StageTrace, Trace
+from sparsevlm_trt.runtime.trace import MERGED, Index, StageTrace, Trace, block_patches
 
 __all__ = ["MergedTokens", "PatchMap", "PatchState", "num_images", "patch_map"]
 
@@ -79,13 +78,13 @@ def num_images(trace: Trace) -> int:
             "picture | got a prompt without visual tokens | expected an image in it | "
             "ask about an image"
         )
-    if trace.grid is None or trace.num_visual % (trace.grid[0] * trace.grid[1]):
+    if trace.grid is None or trace.num_patches % (trace.grid[0] * trace.grid[1]):
         grid = "no grid" if trace.grid is None else f"a grid of {trace.grid[0]}x{trace.grid[1]}"
         raise InputError(
-            f"picture | got {trace.num_visual} visual tokens and {grid} | expected whole images | "
-            "use a bundle with a vision graph, and its own image features"
+            f"picture | got {trace.num_patches} visual tokens and {grid} | expected whole images "
+            "| use a bundle with a vision graph, and its own image features"
         )
-    return trace.num_visual // (trace.grid[0] * trace.grid[1])
+    return trace.num_patches // (trace.grid[0] * trace.grid[1])
 
 
 def patch_map(trace: Trace, stage: int, image: int = 0) -> PatchMap:
@@ -114,7 +113,7 @@ def patch_map(trace: Trace, stage: int, image: int = 0) -> PatchMap:
     assert trace.grid is not None
     rows, columns = trace.grid
     mine = slice(image * rows * columns, (image + 1) * rows * columns)
-    step, before = stages[stage], _patches_before(trace.num_visual, stages, stage % len(stages))
+    step, before = stages[stage], _patches_before(trace, stage % len(stages))
 
     fate = np.full(step.num_visual_in, PatchState.DROPPED, np.uint8)  # of each token
     fate[step.merge_candidates] = PatchState.RECYCLED
@@ -127,12 +126,12 @@ def patch_map(trace: Trace, stage: int, image: int = 0) -> PatchMap:
             scores=np.full((rows, columns), np.nan, np.float32),
             merged=MergedTokens(kept=0, recycled=int((before == MERGED).sum()), dropped=0),
         )
-    placed = before != MERGED
-    states = np.full(trace.num_visual, PatchState.GONE, np.uint8)
+    placed = before >= 0
+    states = np.full(trace.num_patches, PatchState.GONE, np.uint8)
     states[before[placed]] = fate[placed]
-    scores = np.full(trace.num_visual, np.nan, np.float32)
+    scores = np.full(trace.num_patches, np.nan, np.float32)
     scores[before[placed]] = step.scores[placed]
-    lost = np.bincount(fate[~placed], minlength=len(PatchState)).tolist()
+    lost = np.bincount(fate[before == MERGED], minlength=len(PatchState)).tolist()
     return PatchMap(
         step=step,
         states=states[mine].reshape(rows, columns),
@@ -145,8 +144,8 @@ def patch_map(trace: Trace, stage: int, image: int = 0) -> PatchMap:
     )
 
 
-def _patches_before(num_visual: int, stages: Sequence[StageTrace], stage: int) -> Index:
-    """Return the patch of each token that came into a prune step, -1 where merged."""
+def _patches_before(trace: Trace, stage: int) -> Index:
+    """Return the patch of each token that came into a prune step, below 0 for what is none."""
     if stage:
-        return stages[stage - 1].patches
-    return np.arange(num_visual, dtype=np.int64)
+        return trace.stages[stage - 1].patches
+    return block_patches(trace.num_visual, trace.words)

@@ -81,7 +81,8 @@ class Processor:
 
         vision = self._bundle.manifest.vision
         assert vision is not None
-        return open_layout(vision, self.images, self.frames, *self.placeholders)
+        assert self.tokenizer is not None
+        return open_layout(vision, self.images, self.frames, self.tokenizer)
 
     @cached_property
     def stop_tokens(self) -> frozenset[int]:

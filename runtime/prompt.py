@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsevlm_trt.runtime.boundary import Layout
+from sparsevlm_trt.runtime.boundary import Layout, Places
 from sparsevlm_trt.runtime.chain import Chain
 from sparsevlm_trt.runtime.device_array import joined
 from sparsevlm_trt.runtime.errors import InputError
@@ -19,6 +21,7 @@ from sparsevlm_trt.runtime.manifest import Manifest, VisionSpec
 from sparsevlm_trt.runtime.processor import Processor
 from sparsevlm_trt.runtime.runner import Array, Tensor
 from sparsevlm_trt.runtime.trace import Clock
+from sparsevlm_trt.runtime.visuals.clip import Clip
 
 if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
     from sparsevlm_trt.runtime.image_config import ImageConfig
@@ -45,11 +48,13 @@ class Prompt:
         embeds: `[B, S, N]` of the model's dtype, contiguous.
         layout: Where the visual block lies.
         image_config: How its images became pixels; None without images.
+        places: Positions of its tokens; None: one after the other.
     """
 
     embeds: Tensor
     layout: Layout
     image_config: ImageConfig | None = None
+    places: Places | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,15 +86,16 @@ def read_prompt(
 ) -> Reading:
     """Read a text with its images and videos.
 
-    The first of them, and those that follow it without a token between, make the visual block that
-    may be pruned; later ones are text to the method, and stay whole.
+    All of them together make the visual block that may be pruned. Words between them are never
+    dropped, and do not judge: the text after the last one does.
 
     Args:
         manifest: Describes the bundle.
         processor: Reads text and pixels.
         clock: Sets aside the time of tokenizer and pixels.
         images: One image or a sequence of them: paths, Pillow images or uint8 arrays.
-        videos: One video or a sequence of them; a video is a list of images, its frames.
+        videos: One video or a sequence of them: paths of files, lists of images, or clips
+            (`video_loader.load_video` with a number of frames).
         prompt: Used as it is, with one placeholder for each image and video.
         messages: A conversation for the chat template, in place of a prompt.
 
@@ -132,8 +138,10 @@ def read_prompt(
         )
     if not total:
         return Reading(ids, (), places, Layout(len(ids), 0, 0))
-    start, run = _runs(places)[0]
-    return Reading(ids, visuals, places, Layout(start, run, len(ids) - start - run))
+    start, stop = int(places[0]), int(places[-1]) + 1
+    words = np.setdiff1d(np.arange(stop - start), places - start).tolist()
+    layout = Layout(start, stop - start, len(ids) - stop, tuple(words))
+    return Reading(ids, visuals, places, layout)
 
 
 def prompt_from_text(
@@ -169,7 +177,22 @@ def prompt_from_text(
         parts += [words[:, start:place], tokens[:, used : used + count]]
         start, used = place + count, used + count
     parts.append(words[:, start:])
-    return Prompt(joined(parts, 1, chain.empty), read.layout, processor.images.config)
+    config, places = processor.images.config, positions_of(read, manifest)
+    return Prompt(joined(parts, 1, chain.empty), read.layout, config, places)
+
+
+def positions_of(read: Reading, manifest: Manifest) -> Places | None:
+    """Give the tokens of a prompt their positions; None: one after the other."""
+    if manifest.model.num_axes == 1 or not read.visuals:
+        return None
+    from sparsevlm_trt.runtime.visuals.grids import token_positions
+
+    starts = np.cumsum([0, *(visual.num_tokens for visual in read.visuals)])
+    blocks = [
+        (int(read.places[start]), visual.cells, visual.interval)
+        for start, visual in zip(starts[:-1], read.visuals, strict=True)
+    ]
+    return Places(*token_positions(len(read.ids), blocks))
 
 
 def prompt_from_embeds(
@@ -217,12 +240,37 @@ def _listed(images: Any) -> list[Any]:
     return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
-def _clips(videos: Any) -> list[list[Any]]:
-    """Return the videos as lists of frames; one video stands for a list of one."""
+def _clips(videos: Any) -> list[Clip]:
+    """Return the videos; one video stands for a list of one, and a list of images for a video."""
     if videos is None:
         return []
-    many = isinstance(videos, (list, tuple)) and all(isinstance(v, (list, tuple)) for v in videos)
-    return [list(video) for video in (videos if many else [videos])]
+    many = isinstance(videos, (list, tuple)) and all(
+        isinstance(video, (list, tuple, Clip)) or _is_video(video) for video in videos
+    )
+    listed = list(videos) if many else [videos]
+    return [_clip(video) for video in listed]
+
+
+def _is_video(source: Any) -> bool:
+    """Whether a path names something else than an image, by its ending."""
+    from PIL import Image
+
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    # Pillow knows the first bytes of MPEG files, and no picture of them.
+    images = set(Image.registered_extensions()) - {".mpg", ".mpeg"}
+    return Path(source).suffix.lower() not in images
+
+
+def _clip(video: Any) -> Clip:
+    """Take a clip, a list of frames, or the path of a file."""
+    if isinstance(video, Clip):
+        return video
+    if isinstance(video, (list, tuple)):
+        return Clip(list(video))
+    from sparsevlm_trt.runtime.video_loader import load_video
+
+    return load_video(video)
 
 
 def _visual_tokens(vision: VisionSpec | None) -> list[int]:
@@ -234,7 +282,7 @@ def _visual_tokens(vision: VisionSpec | None) -> list[int]:
 
 
 def _with_visuals(
-    processor: Processor, text: str, images: list[Any], clips: list[list[Any]]
+    processor: Processor, text: str, images: list[Any], clips: list[Clip]
 ) -> tuple[str, tuple[Visual, ...]]:
     """Put into the text, for each placeholder, what its image or video becomes."""
     marks = processor.placeholders

@@ -90,7 +90,8 @@ class Session:
 
         Args:
             images: One image or a sequence of them: paths, Pillow images or uint8 arrays.
-            videos: One video or a sequence of them; a video is a list of images, its frames.
+            videos: One video or a sequence of them: paths of files, lists of images, or clips
+                (`load_video`).
             prompt: Used as it is, with one placeholder for each image and video.
             messages: A conversation for the chat template, in place of a prompt.
             options: See `Options`.
@@ -243,7 +244,8 @@ class Session:
     def _together(self, alike: Sequence[Prompt]) -> Prompt:
         """Lay prompts of one layout into one batch."""
         embeds = joined([prompt.embeds for prompt in alike], 0, self.chain.empty)
-        return Prompt(embeds, alike[0].layout, alike[0].image_config)
+        first = alike[0]
+        return Prompt(embeds, first.layout, first.image_config, first.places)
 
     def _events(
         self, request: Request, prompts: Sequence[Prompt], clock: Clock
@@ -287,6 +289,8 @@ def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
     for number, prompt in enumerate(prompts):
         for group in groups:
             first = prompts[group[0]]
+            if prompt.places is not None or first.places is not None:
+                continue  # pictures of other shapes have other positions
             if (first.layout, first.image_config) == (prompt.layout, prompt.image_config):
                 group.append(number)
                 break

@@ -16,10 +16,18 @@ if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
     from sparsevlm_trt.runtime.gallery import Images
     from sparsevlm_trt.runtime.image_config import ImageConfig
 
-__all__ = ["Clock", "StageTrace", "Trace", "follow_patches", "grid_positions"]
+__all__ = [
+    "Clock",
+    "StageTrace",
+    "Trace",
+    "block_patches",
+    "follow_patches",
+    "grid_positions",
+]
 
 Index = NDArray[np.int64]
 MERGED = -1  # the patch number of a token that is the mean of several
+WORD = -2  # of a word between images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +43,8 @@ class StageTrace:
         scores: Visual scores, `[V]` float32.
         merge_candidates: Dropped tokens that were merged, by descending score, `[M]` int64.
         patches: The image patch of each token after the step, in sequence order, counted in the
-            visual block of the prompt; -1 for a merged token. `[num_visual_out]` int64.
+            visual block of the prompt; -1 for a merged token, -2 for a word between images.
+            `[num_visual_out]` int64.
     """
 
     layer: int
@@ -55,7 +64,7 @@ class Trace:
     Attributes:
         method: The pruning method asked for.
         prefix_length: Tokens before the visual block.
-        num_visual: Visual tokens in the block that may be pruned; 0 without an image.
+        num_visual: Tokens in the block that may be pruned; 0 without an image.
         num_text: Tokens after the block.
         grid: Rows and columns of patches of one image; None without a vision graph.
         stages: One entry for each boundary that pruned, first to last.
@@ -69,6 +78,7 @@ class Trace:
         host_prefill_ms: The part of `prefill_ms` outside the graphs.
         host_decode_ms: The part of each of `decode_ms` outside the graphs.
         image_config: How the images became pixels; None for a prompt without, or of embeddings.
+        words: Tokens of the block that are words between images, counted in it.
     """
 
     method: str
@@ -85,6 +95,12 @@ class Trace:
     host_prefill_ms: float
     host_decode_ms: tuple[float, ...]
     image_config: ImageConfig | None = None
+    words: tuple[int, ...] = ()
+
+    @property
+    def num_patches(self) -> int:
+        """Visual tokens of the block, without the words between its images."""
+        return self.num_visual - len(self.words)
 
     @property
     def kv_bytes_total(self) -> int:
@@ -187,6 +203,15 @@ class Clock:
         self._start = time.perf_counter()
 
 
+def block_patches(num_visual: int, words: Sequence[int]) -> Index:
+    """Number the visual tokens of a block, `[num_visual]`, `WORD` for the words in it."""
+    patches: Index = np.full(num_visual, WORD, np.int64)
+    is_visual = np.ones(num_visual, np.bool_)
+    is_visual[list(words)] = False
+    patches[is_visual] = np.arange(int(is_visual.sum()))
+    return patches
+
+
 def follow_patches(patches: Index, kept: Index, num_merged: int) -> Index:
     """Carry patch numbers through a prune step.
 
@@ -214,5 +239,5 @@ def grid_positions(patches: Sequence[int] | NDArray[Any], grid: tuple[int, int])
         other: row // grid[0] is the image.
     """
     index = np.asarray(patches, np.int64)
-    merged = (index == MERGED)[:, None]
+    merged = (index < 0)[:, None]
     return np.where(merged, MERGED, np.stack(np.divmod(index, grid[1]), axis=-1))

@@ -6,7 +6,7 @@ import numpy as np
 
 from sparsevlm_trt.runtime.table import format_table
 from sparsevlm_trt.runtime.timing import Timing
-from sparsevlm_trt.runtime.trace import MERGED, Trace
+from sparsevlm_trt.runtime.trace import Trace
 from sparsevlm_trt.runtime.units import spell_bytes, spell_ms
 
 __all__ = ["counts_text", "keep_map", "summary_line", "trace_text"]
@@ -71,9 +71,9 @@ def keep_map(trace: Trace) -> str:
     """
     if trace.grid is None or not trace.stages:
         return ""
-    survived = np.zeros(trace.num_visual, np.int64)
+    survived = np.zeros(trace.num_patches, np.int64)
     for step in trace.stages:
-        survived[step.patches[step.patches != MERGED]] += 1
+        survived[step.patches[step.patches >= 0]] += 1
     marks = [_DROPPED if count == 0 else str(min(count, 9)) for count in survived.tolist()]
     columns = trace.grid[1]
     return "\n".join(

@@ -57,6 +57,8 @@ def _graph_problems(manifest: Manifest) -> Iterator[str]:
         needed += [(f"plan.methods {method}", f"prune_{method}") for method in methods]
     if manifest.vision is not None:
         needed.append(("vision", "vision"))
+        if manifest.vision.setting("frame_tokens"):
+            needed.append(("vision.settings[frame_tokens]", "video"))
     for where, name in needed:
         if name not in manifest.graphs:
             yield f"{where} | no graph {name} | the graphs are {_listed(manifest.graphs)}"

@@ -47,10 +47,10 @@ def run_layer(
         output = layer(
             hidden,
             attention_mask=mask,
-            position_ids=positions,
+            position_ids=positions if positions.dim() == 2 else positions[..., 0],
             past_key_values=cache,
             use_cache=True,
-            position_embeddings=decoder.rotary_emb(hidden, positions),
+            position_embeddings=decoder.rotary_emb(hidden, axes_first(positions)),
         )
     finally:
         hook.remove()
@@ -61,3 +61,8 @@ def run_layer(
             'load the model with attn_implementation="eager"'
         )
     return output, probabilities
+
+
+def axes_first(positions: Tensor) -> Tensor:
+    """Position ids as a decoder's rotary embedding takes them: `[B, S, 3]` to `[3, B, S]`."""
+    return positions if positions.dim() == 2 else positions.permute(2, 0, 1)

@@ -23,6 +23,9 @@ from sparsevlm_ops.recycling import clusters, merge_clusters
 from sparsevlm_ops.schedule import BoundaryCounts, Schedule, boundary_counts
 from sparsevlm_ops.selection import select
 
+# Above any score: attention is a probability, and no correction of it comes near.
+WORD_SCORE = 1e6
+
 
 class CausalModel(Protocol):
     """A Hugging Face model: its decoder has `layers`, `norm` and `rotary_emb`."""
@@ -100,6 +103,8 @@ def pruned_generate(
     num_heads: int | float = DEFAULT_NUM_HEADS,
     positions: Positions | None = None,
     stop_tokens: Collection[int] = (),
+    position_ids: Tensor | None = None,
+    words: Sequence[int] = (),
 ) -> ReferenceResult:
     """Generate greedily with the visual tokens pruned on the way through the layers.
 
@@ -119,6 +124,9 @@ def pruned_generate(
         num_heads: Heads that score, or their share, for a method that chooses among them.
         positions: "compact" or "original"; the method's own way by default.
         stop_tokens: Tokens that end the answer; they are part of it.
+        position_ids: Where a token has three positions, `[1, S, 3]`; they are kept as they are.
+        words: Tokens of the visual block that are words between images, counted in it: no step
+            drops them, and they count for nothing.
 
     Raises:
         ValueError: A pruning method without a schedule, a schedule the model does not reach, or
@@ -129,24 +137,35 @@ def pruned_generate(
     rules = get_method(method)
     if positions is not None:
         rules = replace(rules, positions=positions)
+    if position_ids is not None:
+        rules = replace(rules, positions="original")
+    if words and rules.pools:
+        raise ValueError(
+            f"method {method} | got words between images | expected images side by side, as their "
+            "tokens are averaged by place | use another method"
+        )
     decoder = model.get_decoder()
     num_layers = len(decoder.layers)
     P, V, length = prefix_length, num_visual, inputs_embeds.shape[1]
     grid = block_grid(V, image_grid)
-    steps = _steps(schedule, rules, V, grid, num_layers)
+    fixed = torch.tensor(list(words), dtype=torch.int64, device=inputs_embeds.device)
+    steps = _steps(schedule, rules, V - len(fixed), grid, num_layers)
     decisions = list(replay) if replay is not None else None
     given = _host_scores(rules.judge, steps, grid, seed)
 
     # Who votes is settled once, from the raw embeddings; only text after the image does.
-    voters, scores = _voters(inputs_embeds, P, V, rules.judge)
+    voters, scores = _voters(inputs_embeds, P, V, fixed, rules.judge)
 
     hidden = inputs_embeds
     numbers = torch.arange(length, device=hidden.device)[None]
+    if position_ids is not None:
+        numbers = position_ids
+    following = int(numbers.max()) + 1
     cache = LayerCache()
     stages = []
     for index, layer in enumerate(decoder.layers):
         hidden, probabilities = run_layer(decoder, layer, hidden, numbers, cache)
-        if index not in steps or V < 2:
+        if index not in steps or V - len(fixed) < 2:
             continue
         if index in given:
             own = given[index][None].to(hidden.device)
@@ -161,11 +180,13 @@ def pruned_generate(
         if step is None:
             assert isinstance(schedule, RankRule)
             rank = int(torch.linalg.matrix_rank(rows.mean(dim=0)))
-            step = schedule.counts(index, V, rank)
+            step = schedule.counts(index, V - len(fixed), rank)
             if not step.prunes:
                 continue
         decision = decisions.pop(0) if decisions else None
-        stage = _prune(rules, step, hidden[0], numbers[0], own, P, decision)
+        own = _above_all(own, fixed, V)
+        stage = _prune(rules, step, hidden[0], numbers[0], own, P, decision, len(fixed))
+        fixed = torch.searchsorted(stage.kept, fixed)
         stages.append(stage)
         hidden, numbers, V = stage.hidden[None], stage.position_ids[None], stage.num_visual_out
     head = model.get_output_embeddings()
@@ -179,11 +200,11 @@ def pruned_generate(
         hidden = model.get_input_embeddings()(torch.tensor([[tokens[-1]]], device=hidden.device))
         # Survivors that were renumbered without gaps go on at a layer's own cache length.
         next_positions = [
-            cache.length(index) if rules.positions == "compact" else length + len(step_logits)
+            cache.length(index) if rules.positions == "compact" else following + len(step_logits)
             for index in range(num_layers)
         ]
         for layer, number in zip(decoder.layers, next_positions, strict=True):
-            position = torch.tensor([[number]], device=hidden.device)
+            position = torch.full((1, 1, *numbers.shape[2:]), number, device=hidden.device)
             hidden, _ = run_layer(decoder, layer, hidden, position, cache)
         logits = head(decoder.norm(hidden[:, -1]))[0].float()
         step_logits.append(logits)
@@ -253,7 +274,7 @@ def _looking_heads(
 
 
 def _voters(
-    inputs_embeds: Tensor, prefix_length: int, num_visual: int, judge: Judge
+    inputs_embeds: Tensor, prefix_length: int, num_visual: int, words: Tensor, judge: Judge
 ) -> tuple[Tensor, Tensor]:
     """Find the rows that vote by attention, and the scores that chose them."""
     after, length = prefix_length + num_visual, inputs_embeds.shape[1]
@@ -264,8 +285,22 @@ def _voters(
         # A prompt that ends with its image is rated by its last token too: the row that the answer
         # is made from.
         return torch.tensor([length - after - 1], device=inputs_embeds.device), nothing
-    scores = rater_scores(inputs_embeds[:, prefix_length:after], inputs_embeds[:, after:])
+    is_visual = torch.ones(num_visual, dtype=torch.bool, device=words.device)
+    is_visual[words] = False
+    visual = inputs_embeds[:, prefix_length:after][:, is_visual]
+    scores = rater_scores(visual, inputs_embeds[:, after:])
     return rater_mask(scores)[0].nonzero()[:, 0], scores[0]
+
+
+def _above_all(scores: Tensor, words: Tensor, num_visual: int) -> Tensor:
+    """Lift words above visual tokens, `[1, V]`; scores may be those of visual tokens alone."""
+    if not len(words):
+        return scores
+    lifted = scores.new_full((1, num_visual), WORD_SCORE)
+    is_visual = torch.ones(num_visual, dtype=torch.bool, device=words.device)
+    is_visual[words] = False
+    lifted[:, is_visual] = scores if scores.shape[1] < num_visual else scores[:, is_visual]
+    return lifted
 
 
 def _prune(
@@ -276,9 +311,10 @@ def _prune(
     scores: Tensor,
     prefix_length: int,
     replay: Tensor | None,
+    num_words: int,
 ) -> ReferenceStage:
     """Keep, merge and rejoin: hidden `[S, N]`, positions `[S]`, scores `[1, V]`."""
-    P, V, K = prefix_length, counts.num_in, counts.num_kept
+    P, V, K = prefix_length, counts.num_in + num_words, counts.num_kept + num_words
     ranked = scores
     if replay is not None and replay.is_floating_point():
         ranked = scores = replay.reshape(1, V).to(scores)

@@ -12,18 +12,32 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     Dinov2Config,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     MistralConfig,
     PretrainedConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMVisionConfig,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
 )
 
 # 16 patches of 14 pixels: small, yet prunable twice.
@@ -98,7 +112,8 @@ def save_tokenizer(folder: Path, **special: str) -> None:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([IMAGE_TOKEN, "</s>", "<pad>", VIDEO_TOKEN, *special.values()])
+    known = [IMAGE_TOKEN, "</s>", "<pad>", VIDEO_TOKEN]
+    tokenizer.add_special_tokens(known + [one for one in special.values() if one not in known])
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -177,6 +192,138 @@ def save_llava_onevision(folder: Path) -> Path:
     return folder
 
 
+def save_llava_next_video(folder: Path) -> Path:
+    """Save a tiny LLaVA-NeXT-Video."""
+    config = LlavaNextVideoConfig(
+        vision_config=CLIPVisionConfig(intermediate_size=96, **_VISION),
+        text_config=text_config("llama", **_SHALLOW),
+        image_token_index=IMAGE_ID,
+        video_token_index=VIDEO_ID,
+        image_grid_pinpoints=RESOLUTIONS,
+    )
+    _save(folder, LlavaNextVideoForConditionalGeneration, config)
+    save_image_processor(
+        folder,
+        image_processor_type="LlavaNextImageProcessor",
+        image_grid_pinpoints=RESOLUTIONS,
+        do_pad=True,
+    )
+    frames = {"video_processor_type": "LlavaNextVideoVideoProcessor", **_CLIP_PIXELS}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(frames))
+    return folder
+
+
+def save_video_llava(folder: Path) -> Path:
+    """Save a tiny Video-LLaVA."""
+    config = VideoLlavaConfig(
+        vision_config=CLIPVisionConfig(intermediate_size=96, **_VISION),
+        text_config=text_config("llama", **_SHALLOW),
+        image_token_index=IMAGE_ID,
+        video_token_index=VIDEO_ID,
+    )
+    _save(folder, VideoLlavaForConditionalGeneration, config)
+    save_image_processor(folder, image_processor_type="VideoLlavaImageProcessor")
+    frames = {"video_processor_type": "VideoLlavaVideoProcessor", **_CLIP_PIXELS}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(frames))
+    return folder
+
+
+def save_internvl(folder: Path) -> Path:
+    """Save a tiny InternVL: 16 patches of a tile become 4 tokens."""
+    sizes = _VISION | {"image_size": (IMAGE_SIZE,) * 2, "patch_size": (PATCH_SIZE,) * 2}
+    config = InternVLConfig(
+        vision_config=InternVLVisionConfig(intermediate_size=96, **sizes),
+        text_config=text_config("qwen2", **_SHALLOW),
+        image_token_id=IMAGE_ID,
+        image_seq_length=4,
+    )
+    _save(
+        folder,
+        InternVLForConditionalGeneration,
+        config,
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token=IMAGE_TOKEN,
+        video_token=VIDEO_TOKEN,
+    )
+    save_image_processor(
+        folder,
+        image_processor_type="GotOcr2ImageProcessor",
+        crop_to_patches=True,
+        max_patches=6,
+        **{key: _SQUARE_PIXELS[key] for key in ("size", "do_center_crop", "crop_size")},
+    )
+    frames = {"video_processor_type": "InternVLVideoProcessor", **_SQUARE_PIXELS}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(frames))
+    return folder
+
+
+def save_smolvlm(folder: Path) -> Path:
+    """Save a tiny SmolVLM: 16 patches of a tile become 4 tokens, up to 2 x 2 tiles."""
+    config = SmolVLMConfig(
+        vision_config=SmolVLMVisionConfig(intermediate_size=96, **_VISION),
+        text_config=text_config("llama", **_SHALLOW),
+        image_token_id=IMAGE_ID,
+        scale_factor=2,
+        pad_token_id=258,
+    )
+    _save(
+        folder,
+        SmolVLMForConditionalGeneration,
+        config,
+        fake_image_token="<fake_token_around_image>",
+        global_image_token="<global-img>",
+    )
+    save_image_processor(
+        folder,
+        image_processor_type="SmolVLMImageProcessor",
+        size={"longest_edge": 2 * IMAGE_SIZE},
+        max_image_size={"longest_edge": IMAGE_SIZE},
+        resample=1,
+        do_center_crop=False,
+        crop_size=None,
+    )
+    return folder
+
+
+# Three axes for the 8 frequencies of a head of 16.
+_M_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+
+
+def save_qwen2_vl(folder: Path) -> Path:
+    """Save a tiny Qwen2-VL."""
+    vision = {"depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2}
+    return _save_qwen(folder, Qwen2VLConfig, Qwen2VLForConditionalGeneration, vision)
+
+
+def save_qwen2_5_vl(folder: Path) -> Path:
+    """Save a tiny Qwen2.5-VL: windows of 2 x 2 merged patches in the first layer of two."""
+    vision = {
+        "depth": 2,
+        "hidden_size": 64,
+        "out_hidden_size": 64,
+        "num_heads": 2,
+        "intermediate_size": 96,
+        "window_size": 56,
+        "fullatt_block_indexes": [1],
+    }
+    return _save_qwen(folder, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, vision)
+
+
+def _save_qwen(folder: Path, config_class: Any, model_class: Any, vision: dict[str, Any]) -> Path:
+    text = _TEXT | _SHALLOW | {"rope_parameters": _M_ROPE}
+    config = config_class(
+        text_config=text, vision_config=vision, image_token_id=IMAGE_ID, video_token_id=VIDEO_ID
+    )
+    _save(folder, model_class, config)
+    bounds = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 40}
+    pixels = {**_SQUARE_PIXELS, "size": None, **bounds}
+    save_image_processor(folder, image_processor_type="Qwen2VLImageProcessor", **pixels)
+    frames = {"video_processor_type": "Qwen2VLVideoProcessor", **pixels}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(frames))
+    return folder
+
+
 def save_llama(folder: Path) -> Path:
     """Save a bare language model."""
     torch.manual_seed(1)
@@ -188,7 +335,7 @@ def _save(folder: Path, model_class: Any, config: PretrainedConfig, **special: s
     torch.manual_seed(0)
     model = model_class(config).eval()
     # The default initialisation gives hidden states near zero and hence near-ties everywhere.
-    for parameter in model.model.language_model.parameters():
+    for parameter in model.get_decoder().parameters():
         parameter.data.mul_(4.0 if parameter.dim() > 1 else 1.0)
     model.save_pretrained(folder)
     save_tokenizer(folder, **special)
@@ -201,6 +348,12 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
         folder, "mistral", tower="dinov2", tie_word_embeddings=True
     ),
     "llama": save_llama,
+    "internvl": save_internvl,
     "llava_next": save_llava_next,
+    "llava_next_video": save_llava_next_video,
     "llava_onevision": save_llava_onevision,
+    "qwen2_5_vl": save_qwen2_5_vl,
+    "qwen2_vl": save_qwen2_vl,
+    "smolvlm": save_smolvlm,
+    "video_llava": save_video_llava,
 }

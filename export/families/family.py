@@ -20,9 +20,11 @@ class Family:
         language: The language model's graphs.
         vision: The vision graph (tower and projector); None for a bare language model.
         vision_spec: What the runtime must know of the vision tower; None likewise.
+        video: The graph that frames of videos go through, where it is not `vision`.
     """
 
     model_type: str
     language: LanguageGraphs
     vision: GraphModule | None = None
     vision_spec: VisionSpec | None = None
+    video: GraphModule | None = None

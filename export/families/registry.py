@@ -7,20 +7,36 @@ from collections.abc import Callable
 import torch
 
 from sparsevlm_trt.export.checkpoint import Checkpoint
-from sparsevlm_trt.export.families import causal_lm, llava, llava_next, llava_onevision
+from sparsevlm_trt.export.families import (
+    causal_lm,
+    internvl,
+    llava,
+    llava_next,
+    llava_next_video,
+    llava_onevision,
+    qwen_vl,
+    smolvlm,
+    video_llava,
+)
 from sparsevlm_trt.export.families.family import Family
 from sparsevlm_trt.runtime.errors import ExportError
 
 __all__ = ["FAMILIES", "open_family"]
 
 FAMILIES: dict[str, Callable[[Checkpoint, torch.dtype], Family]] = {
+    "internvl": internvl.open_family,
     "llama": causal_lm.open_family,
     "llava": llava.open_family,
     "llava_next": llava_next.open_family,
+    "llava_next_video": llava_next_video.open_family,
     "llava_onevision": llava_onevision.open_family,
     "mistral": causal_lm.open_family,
     "qwen2": causal_lm.open_family,
+    "qwen2_5_vl": qwen_vl.open_qwen2_5_vl,
+    "qwen2_vl": qwen_vl.open_qwen2_vl,
     "qwen3": causal_lm.open_family,
+    "smolvlm": smolvlm.open_family,
+    "video_llava": video_llava.open_family,
 }
 
 

@@ -135,7 +135,7 @@ class Sides:
             plan["schedule"] = schedule
         chain, calls = self._record(prompt, **plan)
         vision = self.session.bundle.manifest.vision
-        embeds = self.reference.prompt_embeds(prompt)
+        embeds, positions = self.reference.prompt_inputs(prompt)
         own = pruned_generate(
             self.reference.model,
             embeds,
@@ -145,6 +145,8 @@ class Sides:
             method=method,
             max_new_tokens=self.num_tokens,
             image_grid=vision.grid if vision and vision.layout == "block" else None,
+            position_ids=positions,
+            words=prompt.layout.words,
         )
         path = chain.trace.stages
         manifest = self.session.bundle.manifest

@@ -24,7 +24,7 @@ from sparsevlm_ops.scoring import visual_scores
 from sparsevlm_trt.export.parity.recorder import GraphCall
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
 from sparsevlm_trt.export.parity.torch_graphs import TorchGraphs
-from sparsevlm_trt.runtime.boundary import Layout
+from sparsevlm_trt.runtime.boundary import WORD_SCORE, Layout
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.trace import StageTrace
 
@@ -92,6 +92,7 @@ def follow(
         if call.phase == "prefill" and call.graph.startswith("stage_")
     }
     hidden, start, count = embeds, layout.prefix, layout.num_visual
+    words = np.array(layout.words, np.int64)
     boundaries = []
     for stage in manifest.stages:
         step = steps.get(stage.stop - 1)
@@ -110,6 +111,8 @@ def follow(
         if step is None:
             continue
         scores = _scores(graphs, made["rater_attention"], step, corrections)
+        scores[torch.from_numpy(words)] = WORD_SCORE
+        words = np.searchsorted(step.kept, words)
         hidden, num_regrouped = _prune_alike(hidden, start, count, step, next(prunes))
         boundaries.append(FollowedBoundary(scores.numpy(), num_regrouped))
         count = step.num_visual_out

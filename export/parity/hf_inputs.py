@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -57,8 +58,50 @@ def _onevision(visuals: Sequence[Visual]) -> dict[str, Tensor]:
     return made
 
 
+def _images_and_frames(visuals: Sequence[Visual]) -> dict[str, Tensor]:
+    images = [one for one in visuals if one.kind == "image"]
+    films = [one for one in visuals if one.kind == "video"]
+    made = _plain(images) if images else {}
+    if films:
+        made["pixel_values_videos"] = torch.stack([_rows([one]) for one in films])
+    return made
+
+
+def _patches(visuals: Sequence[Visual]) -> dict[str, Tensor]:
+    made: dict[str, Tensor] = {}
+    for kind, suffix in (("image", ""), ("video", "_videos")):
+        mine = [one for one in visuals if one.kind == kind]
+        if mine:
+            made[f"pixel_values{suffix}"] = _rows(mine)
+            made[f"{kind}_grid_thw"] = torch.tensor([_grid(one) for one in mine])
+    return made
+
+
+def _patches_in_time(visuals: Sequence[Visual]) -> dict[str, Tensor]:
+    made = _patches(visuals)
+    films = [one for one in visuals if one.kind == "video"]
+    if films:
+        # Of steps 4 to a second, as the tests' and the published configs have it.
+        made["second_per_grid_ts"] = torch.tensor([one.interval / 4 for one in films])
+    return made
+
+
+def _grid(visual: Visual) -> list[int]:
+    """Time steps, rows and columns of patches before they are merged."""
+    time, rows, columns = visual.cells
+    patches = len(visual.inputs["pixel_values"])
+    merge = math.isqrt(patches // (time * rows * columns))
+    return [time, rows * merge, columns * merge]
+
+
 _FORMS: dict[str, Callable[[Sequence[Visual]], dict[str, Tensor]]] = {
+    "internvl": _plain,
     "llava": _plain,
     "llava_next": _anyres,
+    "llava_next_video": _anyres,
     "llava_onevision": _onevision,
+    "qwen2_5_vl": _patches_in_time,
+    "qwen2_vl": _patches,
+    "smolvlm": lambda visuals: {"pixel_values": _rows(visuals)[None]},
+    "video_llava": _images_and_frames,
 }

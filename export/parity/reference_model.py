@@ -76,16 +76,27 @@ class ReferenceModel:
         logits: Tensor = self.model.get_output_embeddings()(self.decoder.norm(hidden))
         return logits
 
-    @torch.no_grad()
     def prompt_embeds(self, prompt: ParityPrompt) -> Tensor:
-        """The prompt as the first layer sees it, `[1, S, N]`, by transformers' own `forward`."""
+        """The prompt as the first layer sees it, `[1, S, N]`."""
+        return self.prompt_inputs(prompt)[0]
+
+    @torch.no_grad()
+    def prompt_inputs(self, prompt: ParityPrompt) -> tuple[Tensor, Tensor | None]:
+        """The prompt as the first layer sees it, by transformers' own `forward`.
+
+        Returns:
+            Embeddings `[1, S, N]`; positions `[1, S, 3]` where a token has three, else None.
+        """
         if prompt.embeds is not None:
-            return torch.from_numpy(prompt.embeds.astype(np.float32))[None]
+            return torch.from_numpy(prompt.embeds.astype(np.float32))[None], None
         hook = self.decoder.register_forward_pre_hook(_catch, with_kwargs=True)
         try:
             self.model(**self._inputs(prompt))
         except _CaughtError as caught:
-            return caught.embeds
+            positions = caught.positions
+            if positions is None or positions.dim() == 2:
+                return caught.embeds, None
+            return caught.embeds, positions.permute(1, 2, 0)
         finally:
             hook.remove()
         raise AssertionError("transformers' model did not call its decoder")
@@ -114,19 +125,25 @@ class ReferenceModel:
         """A prompt of text and images in transformers' own arrays."""
         assert prompt.ids is not None
         pixels = hf_inputs(self.model.config.model_type, prompt.visuals)
-        return {"input_ids": torch.from_numpy(prompt.ids)[None], **pixels}
+        ids = torch.from_numpy(prompt.ids)[None]
+        config = self.model.config
+        if any(name.endswith("_grid_thw") for name in pixels):
+            # What tells text from images and videos, where positions depend on it.
+            kinds = (ids == config.image_token_id) + 2 * (ids == config.video_token_id)
+            pixels["mm_token_type_ids"] = kinds.to(torch.int32)
+        return {"input_ids": ids, **pixels}
 
 
 class _CaughtError(Exception):
     """Carries what the decoder was called with: nothing after it need be run."""
 
-    def __init__(self, embeds: Tensor) -> None:
+    def __init__(self, embeds: Tensor, positions: Tensor | None) -> None:
         super().__init__()
-        self.embeds = embeds
+        self.embeds, self.positions = embeds, positions
 
 
 def _catch(_decoder: Any, _args: Any, given: dict[str, Any]) -> None:
-    raise _CaughtError(given["inputs_embeds"])
+    raise _CaughtError(given["inputs_embeds"], given.get("position_ids"))
 
 
 def _check_same_model(source: Checkpoint, manifest: Manifest) -> None:

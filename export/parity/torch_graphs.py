@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparsevlm_ops.eager_layer import axes_first
 from sparsevlm_ops.gravity import gravity_scores, gravity_weights
 from sparsevlm_ops.methods import Method, get_method
 from sparsevlm_ops.raters import rater_mask, rater_scores
@@ -66,8 +67,8 @@ class TorchGraphs:
         elif graph == "raters":
             scores = rater_scores(given["visual_embeds"], given["text_embeds"])
             made = {"rater_scores": scores, "rater_mask": rater_mask(scores)}
-        elif graph == "vision":
-            made = vision_reference(self._reference.model, given)
+        elif graph in ("vision", "video"):
+            made = vision_reference(self._reference.model, graph, given)
         elif graph == "embed":
             made = {"inputs_embeds": self._reference.embed(given["input_ids"])}
         else:
@@ -98,7 +99,7 @@ class TorchGraphs:
         hidden, positions = given["hidden_states"], given["position_ids"]
         past = given[f"past_key_values.{stage.first}.key"].shape[1]
         mask = _mask(hidden.shape[1], past, given["past_lengths"])
-        rotary = decoder.rotary_emb(hidden, positions)
+        rotary = decoder.rotary_emb(hidden, axes_first(positions))
         made: dict[str, Tensor] = {}
         probabilities: list[Tensor] = []
 
@@ -117,7 +118,7 @@ class TorchGraphs:
                 hidden = layer(
                     hidden,
                     attention_mask=mask,
-                    position_ids=positions,
+                    position_ids=positions if positions.dim() == 2 else positions[..., 0],
                     past_key_values=cache,
                     use_cache=True,
                     position_embeddings=rotary,

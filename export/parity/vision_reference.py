@@ -16,15 +16,31 @@ __all__ = ["vision_reference"]
 
 
 @torch.no_grad()
-def vision_reference(model: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Compute the outputs of a bundle's vision graph.
+def vision_reference(model: Any, graph: str, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Compute the outputs of a bundle's `vision` or `video` graph.
 
     Args:
         model: The whole model.
+        graph: Which of the two.
         given: The graph's inputs, floats in float32.
     """
-    made: dict[str, Tensor] = _FORMS[model.config.model_type](model, given)
+    if graph == "video":
+        return _frames(model, given)
+    made: dict[str, Tensor] = _FORMS.get(model.config.model_type, _crops)(model, given)
     return made
+
+
+def _features(model: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Images that the model itself leaves unpacked."""
+    found = model.model.get_image_features(given["pixel_values"], return_dict=True)
+    return {"image_features": found.pooler_output}
+
+
+def _frames(model: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Frames of a video, one after the other."""
+    frames = given["pixel_values"]
+    found = model.model.get_video_features(frames[None], return_dict=True).pooler_output
+    return {"image_features": found.reshape(len(frames), -1, found.shape[-1])}
 
 
 def _crops(model: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -42,8 +58,28 @@ def _crops(model: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return made if newline is None else made | {"image_newline": newline[None]}
 
 
+def _tiles(model: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tiles of one prompt, which the model counts as images."""
+    pixels = given["pixel_values"]
+    found = model.model.get_image_features(pixels[None], return_dict=True).pooler_output
+    features = torch.cat(list(found))
+    return {"image_features": features.reshape(len(pixels), -1, features.shape[-1])}
+
+
+def _patches(model: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Patches of any number of frames: each frame is a picture of its own."""
+    grid = []
+    for segment in range(int(given["segments"].max()) + 1):
+        places = given["patch_positions"][given["segments"] == segment]
+        grid.append([1, *(places.max(dim=0).values + 1).tolist()])
+    found = model.model.visual(given["pixel_values"], grid_thw=torch.tensor(grid))
+    return {"image_features": found.pooler_output}
+
+
 _FORMS: dict[str, Callable[[Any, Mapping[str, Tensor]], dict[str, Tensor]]] = {
-    "llava": _crops,
-    "llava_next": _crops,
-    "llava_onevision": _crops,
+    "internvl": _features,
+    "qwen2_5_vl": _patches,
+    "qwen2_vl": _patches,
+    "smolvlm": _tiles,
+    "video_llava": _features,
 }

@@ -23,6 +23,7 @@ from sparsevlm_trt.runtime.request import Options
 from sparsevlm_trt.runtime.session import Session
 from sparsevlm_trt.runtime.timing import Timing
 from sparsevlm_trt.runtime.trace_text import summary_line, trace_text
+from sparsevlm_trt.runtime.video_loader import NUM_FRAMES, load_video
 
 __all__ = ["run"]
 
@@ -37,6 +38,21 @@ __all__ = ["run"]
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="An image; give it again for more. Images come before the question.",
+)
+@click.option(
+    "--video",
+    "videos",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A video, after the images; give it again for more. Needs the extra `video`.",
+)
+@click.option(
+    "--frames",
+    type=click.IntRange(min=1),
+    default=NUM_FRAMES,
+    show_default=True,
+    help="Frames to take of each video, evenly.",
 )
 @pruning_options
 @method_options
@@ -65,7 +81,7 @@ __all__ = ["run"]
 @click.option(
     "--raw-prompt",
     is_flag=True,
-    help="Use the question as the whole prompt, with one <image> for each image.",
+    help="Use the question as the whole prompt, with a placeholder (<image>, say) for each image.",
 )
 @click.option("--no-verify", is_flag=True, help="Do not hash the bundle's files first.")
 @click.option("--trace", "with_trace", is_flag=True, help="Show every step on stderr.")
@@ -76,6 +92,8 @@ def run(
     question: str,
     *,
     images: tuple[Path, ...],
+    videos: tuple[Path, ...],
+    frames: int,
     method: str | None,
     budget: int | float | None,
     schedule: str | None,
@@ -127,11 +145,12 @@ def run(
     started = time.perf_counter()
     with Session.load(bundle, runner, verify=not no_verify, **engine) as session:
         load_ms = (time.perf_counter() - started) * 1e3
+        clips = [load_video(video, frames) for video in videos]
         if raw_prompt:
-            result = session.generate(images=images, prompt=question, **options)
+            result = session.generate(images=images, videos=clips, prompt=question, **options)
         else:
-            messages = _messages(question, len(images))
-            result = session.generate(images=images, messages=messages, **options)
+            messages = _messages(question, len(images), len(clips))
+            result = session.generate(images=images, videos=clips, messages=messages, **options)
     trace = result.trace
     if as_json:
         timing = Timing.of(trace)
@@ -153,11 +172,14 @@ def run(
         click.echo(f"\n{trace_text(trace)}", err=True)
 
 
-def _messages(question: str, num_images: int) -> list[dict[str, Any]]:
-    """Write the conversation: the images, then the question."""
-    if not num_images:  # templates of plain language models take no list of parts
+def _messages(question: str, num_images: int, num_videos: int) -> list[dict[str, Any]]:
+    """Write the conversation: the images, the videos, then the question."""
+    if (
+        not num_images and not num_videos
+    ):  # templates of plain language models take no list of parts
         return [{"role": "user", "content": question}]
     parts: list[dict[str, str]] = [{"type": "image"}] * num_images
+    parts += [{"type": "video"}] * num_videos
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 

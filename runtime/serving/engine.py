@@ -191,11 +191,12 @@ class Engine:
             limit,
         )
         logits, state = session.chain.prefill(
-            prompt.embeds, prompt.layout, request.pruning, 0, clock
+            prompt.embeds, prompt.layout, request.pruning, 0, clock, prompt.places
         )
         stages = tuple(state.prunes[0])
         kept = stages[-1].num_visual_out if stages else prompt.layout.num_visual
-        grid = manifest.vision.grid if manifest.vision else None
+        vision = manifest.vision
+        grid = vision.grid if vision and vision.layout == "block" else None
         news = Started(prompt.layout.length, prompt.layout.num_visual, stages, kept, grid)
         self._observer.prefilled(ticket, news, (*clock.aside, *clock.steps))
         self._tell(ticket, news)

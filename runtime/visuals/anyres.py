@@ -1,8 +1,8 @@
 """Images of any resolution: the whole image, then crops of it, a newline after each row.
 
 The crops make one large map; the part of it that only shows padding is cut off. Used by
-LLaVA-NeXT, and by LLaVA-OneVision, which shrinks large maps and does not crop where a prompt has
-several images.
+LLaVA-NeXT and LLaVA-NeXT-Video, and by LLaVA-OneVision, which shrinks large maps and does not crop
+where a prompt has several images.
 
 Dims: V tokens of a crop, N hidden size; sizes are (rows, columns).
 Source: transformers 5.24, `LlavaNextModel.pack_image_features` and its processors.
@@ -23,6 +23,8 @@ from sparsevlm_trt.runtime.image_loader import ImageSource, check_area, load_ima
 from sparsevlm_trt.runtime.image_processor import ImageProcessor, squared
 from sparsevlm_trt.runtime.manifest import VisionSpec
 from sparsevlm_trt.runtime.runner import Array
+from sparsevlm_trt.runtime.visuals.clip import Clip
+from sparsevlm_trt.runtime.visuals.frames import frame_pixels, video_of_frames
 from sparsevlm_trt.runtime.visuals.resample import resampled
 from sparsevlm_trt.runtime.visuals.visual import Visual
 
@@ -61,24 +63,31 @@ class AnyResLayout:
             count = self.spec.num_visual + height * (width + 1)
         pixels = np.stack([self.images.pixels(crop) for crop in crops])
         return Visual(
-            "image", {"pixel_values": pixels}, count, self.placeholder * count, size, grid
+            "image",
+            {"pixel_values": pixels},
+            len(crops),
+            count,
+            self.placeholder * count,
+            size,
+            grid,
         )
 
-    def video(self, frames: Sequence[ImageSource]) -> Visual:
+    def video(self, clip: Clip) -> Visual:
         """Bring every frame to the tower's size; a frame has a quarter of an image's tokens."""
-        if self.frames is None:
-            raise InputError(
-                f"videos | got one of {len(frames)} frames | expected none: this model has no "
-                "videos | give the frames as images"
-            )
-        pixels = self.frames(list(frames))
+        if self.spec.setting("frame_tokens"):
+            return video_of_frames(self.spec, self.frames, self.video_placeholder, clip)
+        pixels = frame_pixels(self.frames, clip)
         rows, columns = (math.ceil(side / 2) for side in self.spec.grid)
         count = len(pixels) * rows * columns + 1
         text = self.video_placeholder * count
-        return Visual("video", {"pixel_values": pixels}, count, text, self.spec.image_size)
+        inputs = {"pixel_values": pixels}
+        return Visual("video", inputs, len(pixels), count, text, self.spec.image_size)
 
     def pack(self, visual: Visual, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Lay crops side by side, cut the padding off, end each row with a newline."""
+        if visual.graph == "video":
+            features = outputs["image_features"]
+            return [features[row : row + 1] for row in range(visual.num_rows)]
         features, newline = (np.asarray(outputs[name]) for name in _OUTPUTS)
         return [self._packed(visual, features, newline)[None]]
 

@@ -1,8 +1,8 @@
-"""One image is one fixed block of visual tokens (LLaVA 1.5)."""
+"""One image, or frame, is one fixed block of visual tokens (LLaVA 1.5, Video-LLaVA)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparsevlm_trt.runtime.device_array import Tensor
@@ -10,6 +10,8 @@ from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.image_loader import ImageSource
 from sparsevlm_trt.runtime.image_processor import ImageProcessor
 from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.visuals.clip import Clip
+from sparsevlm_trt.runtime.visuals.frames import video_of_frames
 from sparsevlm_trt.runtime.visuals.visual import Visual
 
 __all__ = ["BlockLayout"]
@@ -17,11 +19,13 @@ __all__ = ["BlockLayout"]
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """Every image has the same number of tokens, whatever its size."""
+    """Every image has the same number of tokens, whatever its size; so has every frame."""
 
     spec: VisionSpec
     images: ImageProcessor
+    frames: ImageProcessor | None
     placeholder: str
+    video_placeholder: str
 
     def image(self, source: ImageSource, alone: bool) -> Visual:
         """Bring an image to the tower's size."""
@@ -36,17 +40,15 @@ class BlockLayout:
         return Visual(
             kind="image",
             inputs={"pixel_values": pixels},
+            num_rows=1,
             num_tokens=count,
             text=self.placeholder * count,
             size=self.spec.image_size,
         )
 
-    def video(self, frames: Sequence[ImageSource]) -> Visual:
-        """Refuse: there is no such model."""
-        raise InputError(
-            f"videos | got one of {len(frames)} frames | expected none: this model has no videos "
-            "| give the frames as images"
-        )
+    def video(self, clip: Clip) -> Visual:
+        """Bring every frame to the tower's size."""
+        return video_of_frames(self.spec, self.frames, self.video_placeholder, clip)
 
     def pack(self, visual: Visual, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Take the features as they are."""

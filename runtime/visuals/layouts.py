@@ -5,8 +5,12 @@ from __future__ import annotations
 from sparsevlm_trt.runtime.errors import BundleError
 from sparsevlm_trt.runtime.image_processor import ImageProcessor
 from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.tokenizer import Tokenizer
 from sparsevlm_trt.runtime.visuals.anyres import AnyResLayout
 from sparsevlm_trt.runtime.visuals.block import BlockLayout
+from sparsevlm_trt.runtime.visuals.patches import PatchesLayout
+from sparsevlm_trt.runtime.visuals.split import SplitLayout
+from sparsevlm_trt.runtime.visuals.tiles import TilesLayout
 from sparsevlm_trt.runtime.visuals.visual import VisualLayout
 
 __all__ = ["open_layout"]
@@ -16,8 +20,7 @@ def open_layout(
     spec: VisionSpec,
     images: ImageProcessor,
     frames: ImageProcessor | None,
-    placeholder: str,
-    video_placeholder: str,
+    tokenizer: Tokenizer,
 ) -> VisualLayout:
     """Make a bundle's layout.
 
@@ -25,17 +28,26 @@ def open_layout(
         spec: What the manifest says of the vision side.
         images: Preprocesses images and crops.
         frames: Preprocesses the frames of videos; None where the model takes none.
-        placeholder: The image token, as text.
-        video_placeholder: The video token, as text; empty without videos.
+        tokenizer: Spells the placeholders.
 
     Raises:
         BundleError: A layout that this version does not know.
     """
+    image = tokenizer.text_of(spec.image_token_id)
+    video = "" if spec.video_token_id is None else tokenizer.text_of(spec.video_token_id)
     if spec.layout == "block":
-        return BlockLayout(spec, images, placeholder)
+        return BlockLayout(spec, images, frames, image, video)
     if spec.layout == "anyres":
-        return AnyResLayout(spec, images, frames, placeholder, video_placeholder)
+        return AnyResLayout(spec, images, frames, image, video)
+    if spec.layout == "tiles":
+        around = (tokenizer.text_of(spec.setting(name)) for name in ("start_token", "end_token"))
+        return TilesLayout(spec, images, frames, image, (next(around), next(around)))
+    if spec.layout == "patches":
+        return PatchesLayout(spec, images, frames, image, video)
+    if spec.layout == "split":
+        words = (tokenizer.text_of(spec.setting(name)) for name in ("border_token", "whole_token"))
+        return SplitLayout(spec, images, image, next(words), next(words))
     raise BundleError(
-        f"vision.layout | got {spec.layout!r} | expected one of anyres, block | install a newer "
-        "sparsevlm-trt, or export the bundle again"
+        f"vision.layout | got {spec.layout!r} | expected anyres, block, patches, split or tiles "
+        "| install a newer sparsevlm-trt, or export the bundle again"
     )

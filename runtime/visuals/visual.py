@@ -6,14 +6,20 @@ Dims: I rows of the vision graph (images, crops or frames), V tokens of a row, N
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import numpy as np
 
 from sparsevlm_trt.runtime.device_array import Tensor
 from sparsevlm_trt.runtime.image_loader import ImageSource
 from sparsevlm_trt.runtime.runner import Array
+from sparsevlm_trt.runtime.visuals.clip import Clip
 
-__all__ = ["Visual", "VisualLayout"]
+__all__ = ["Visual", "VisualLayout", "joined_inputs"]
+
+# Inputs that number groups of rows: rows of two visuals never belong to one group.
+_GROUPS = ("segments", "windows")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,25 +28,28 @@ class Visual:
 
     Attributes:
         kind: What it is.
-        inputs: Inputs of the graph by name; the first axis counts rows.
+        inputs: Inputs of the graph by name.
+        num_rows: Rows of the graph's features that are its own.
         num_tokens: Visual tokens that it becomes.
         text: What its placeholder becomes in the prompt: `num_tokens` visual tokens, and the
             words that the model wants around them.
         size: Rows and columns of the image as it was given, in pixels.
         grid: Rows and columns of crops, without the one of the whole image; (0, 0) for none.
+        graph: The graph that makes its features.
+        cells: Time steps, rows and columns of its tokens, where these have three positions.
+        interval: How far apart time steps are, in positions.
     """
 
     kind: Literal["image", "video"]
     inputs: Mapping[str, Array]
+    num_rows: int
     num_tokens: int
     text: str
     size: tuple[int, int]
-    grid: tuple[int, int] = field(default=(0, 0))
-
-    @property
-    def num_rows(self) -> int:
-        """Rows that the vision graph makes features of."""
-        return len(next(iter(self.inputs.values())))
+    grid: tuple[int, int] = (0, 0)
+    graph: str = "vision"
+    cells: tuple[int, int, int] = (0, 0, 0)
+    interval: float = 1.0
 
 
 class VisualLayout(Protocol):
@@ -53,7 +62,7 @@ class VisualLayout(Protocol):
             InputError: It cannot be used.
         """
 
-    def video(self, frames: Sequence[ImageSource]) -> Visual:
+    def video(self, clip: Clip) -> Visual:
         """Read the frames of a video.
 
         Raises:
@@ -66,3 +75,15 @@ class VisualLayout(Protocol):
         Returns:
             Arrays `[1, n, N]` that hold `num_tokens` together, where the engine computes or here.
         """
+
+
+def joined_inputs(visuals: Sequence[Visual]) -> dict[str, Array]:
+    """Put the graph inputs of several visuals below each other."""
+    joined = {}
+    for name in visuals[0].inputs:
+        parts = [one.inputs[name] for one in visuals]
+        if name in _GROUPS:
+            sizes = [int(part.max()) + 1 for part in parts]
+            parts = [part + sum(sizes[:number]) for number, part in enumerate(parts)]
+        joined[name] = np.concatenate(parts)
+    return joined

@@ -74,7 +74,19 @@ CASES: list[tuple[str, str, Edit, str]] = [
     ("config of nothing", "llama", write("config.json", b"{}"), "model_type"),
     ("ill-typed config", "llama", config(hidden_size="wide"), "hidden_size"),
     ("unknown model", "llama", config(model_type="no_such"), "no_such"),
-    ("unsupported model", "llama", config(model_type="bert"), "llama, llava, mistral, qwen2"),
+    ("unsupported model", "llama", config(model_type="bert"), "llama, llava, llava_next"),
+    (
+        "LLaVA's own layout",
+        "llama",
+        config(model_type="llava_llama", architectures=["LlavaLlamaForCausalLM"]),
+        "llava-hf/llava-1.5-7b-hf",
+    ),
+    (
+        "LLaVA's own layout under a known type",
+        "llama",
+        config(model_type="llava", architectures=None, mm_vision_tower="openai/clip"),
+        "huggingface.co/llava-hf",
+    ),
     (
         "unsupported language model",
         "llava-llama",

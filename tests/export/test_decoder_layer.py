@@ -19,7 +19,11 @@ from transformers.models.mistral.modeling_mistral import (
     MistralRotaryEmbedding,
 )
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
 from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
 from sparsevlm_trt.export.decoder_layer import DecoderLayer, Projection
@@ -267,3 +271,21 @@ def test_mask_spells_cache_and_causality():
     assert seen[1] == [[1, 0, 1, 0, 0], [1, 0, 1, 1, 0], [1, 0, 1, 1, 1]]
     assert causal_mask(1, 0, torch.tensor([0]), torch.float16).dtype == torch.float16
     assert bool(torch.isfinite(causal_mask(4, 4, torch.tensor([0]), torch.float16)).all())
+
+
+@pytest.mark.parametrize("kind", [Qwen2VLTextConfig, Qwen3VLTextConfig])
+def test_three_positions_turn_the_frequencies_that_transformers_lets_them(kind):
+    section = {"mrope_section": [2, 3, 3]}
+    config = kind(**SIZES, head_dim=16, **rope("default", **section))
+    shape = DecoderConfig.from_hf(config)
+    assert shape.num_axes == 3
+    stage = Stage(shape, range(1), rotary_frequencies(config), torch.float32, scores=False)
+    positions = torch.randint(0, 40, (BATCH, NEW, 3))
+    ours = stage._rotary(positions)
+    rotary = {
+        Qwen2VLTextConfig: Qwen2VLRotaryEmbedding,
+        Qwen3VLTextConfig: Qwen3VLTextRotaryEmbedding,
+    }
+    theirs_ = rotary[kind](config)(torch.empty(0), positions.permute(2, 0, 1))
+    for one, other in zip(ours, theirs_, strict=True):
+        assert differs(one, other[..., : one.shape[-1]]) <= TOLERANCE

@@ -1,4 +1,4 @@
-"""A bundle and its checkpoint for each family; graphs that families share are traced once."""
+"""Both sides of every family: its modules behind the chain, and transformers' model."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 import pytest
 import torch
+from torch_chain import torch_bundle
 
-from sparsevlm_trt.export import export_bundle, exporter
+from sparsevlm_trt.export import export_bundle
 from sparsevlm_trt.export.parity.case import Sides
 from sparsevlm_trt.export.parity.recorder import RecordingRunner
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
@@ -20,6 +20,7 @@ from sparsevlm_trt.runtime.session import Session
 
 NUM_TOKENS = 16
 SCHEDULE = {1: 9}
+METHODS = ("sparsevlm", "fastv")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,42 +36,46 @@ def one_thread() -> Iterator[None]:
 def family_bundle_of(
     tmp_path_factory: pytest.TempPathFactory, checkpoint_of: Callable[[str], Path]
 ) -> Callable[..., Path]:
-    """A bundle of three layers cut after the second; prune graphs are the same for all."""
-    traced: dict[Any, Any] = {}
+    """An exported bundle of three layers, cut after the second."""
     made: dict[tuple[str, str], Path] = {}
-    trace = exporter.onnx_from_module
-
-    def trace_once(graph: Any, opset: int) -> ir.Model:
-        if not graph.name.startswith(("prune_", "raters")):
-            return trace(graph, opset)
-        shapes = [
-            (tuple(value.shape), value.dtype)
-            for value in graph.inputs.values()
-            if isinstance(value, torch.Tensor)
-        ]
-        key = (graph.name, str(shapes))
-        if key not in traced:
-            traced[key] = ir.serde.serialize_model(trace(graph, opset))
-        return ir.serde.deserialize_model(traced[key])
 
     def make(kind: str, dtype: str = "float32") -> Path:
         if (kind, dtype) not in made:
             out = tmp_path_factory.mktemp("families") / f"{kind}-{dtype}"
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(exporter, "onnx_from_module", trace_once)
-                made[kind, dtype] = export_bundle(
-                    checkpoint_of(kind), out, schedule=SCHEDULE, dtype=dtype
-                )
+            made[kind, dtype] = export_bundle(
+                checkpoint_of(kind), out, schedule=SCHEDULE, dtype=dtype
+            )
         return made[kind, dtype]
 
     return make
 
 
 @pytest.fixture(scope="session")
-def family_sides(
+def torch_sides(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint_of: Callable[[str], Path]
+) -> Iterator[Callable[[str], Sides]]:
+    """The chain on the family's modules, and transformers' model."""
+    made: dict[str, Sides] = {}
+
+    def make(kind: str) -> Sides:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp("modules") / kind
+            bundle, modules = torch_bundle(checkpoint_of(kind), folder, SCHEDULE, METHODS)
+            runner = RecordingRunner(modules)
+            reference = ReferenceModel(checkpoint_of(kind), bundle.manifest)
+            made[kind] = Sides(Session(bundle, runner), runner, reference, NUM_TOKENS)
+        return made[kind]
+
+    yield make
+    for sides in made.values():
+        sides.session.close()
+
+
+@pytest.fixture(scope="session")
+def onnx_sides(
     family_bundle_of: Callable[..., Path], checkpoint_of: Callable[[str], Path]
 ) -> Iterator[Callable[[str], Sides]]:
-    """The chain and transformers' model of a family, ready to be asked."""
+    """The exported chain, and transformers' model."""
     made: dict[str, Sides] = {}
 
     def make(kind: str) -> Sides:

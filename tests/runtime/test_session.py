@@ -192,11 +192,15 @@ def test_messages_go_through_the_chat_template(session):
     assert result.tokens == ask(session).tokens
 
 
-def test_adjacent_images_are_one_block_and_later_ones_are_text(session):
+def test_all_images_are_one_block_with_the_words_between_them(session):
     both = ask(session, images=[image(0), image(1)], prompt="a <image><image> b").trace
     assert (both.prefix_length, both.num_visual, both.num_text) == (1, 24, 1)
     apart = ask(session, images=[image(0), image(1)], prompt="a <image> b <image> c").trace
-    assert (apart.prefix_length, apart.num_visual, apart.num_text) == (1, 12, 14)
+    assert (apart.prefix_length, apart.num_visual, apart.num_text) == (1, 25, 1)
+    assert apart.words == (12,)
+    assert apart.num_patches == 24
+    for step in apart.stages:
+        assert (step.patches == -2).sum() == 1
 
 
 @pytest.mark.parametrize("method", ["sparsevlm", "none"])
