@@ -277,7 +277,7 @@ def test_mask_spells_cache_and_causality():
 def test_three_positions_turn_the_frequencies_that_transformers_lets_them(kind):
     section = {"mrope_section": [2, 3, 3]}
     config = kind(**SIZES, head_dim=16, **rope("default", **section))
-    shape = DecoderConfig.from_hf(config)
+    shape = DecoderConfig.from_hf(config, tied_head=False)
     assert shape.num_axes == 3
     stage = Stage(shape, range(1), rotary_frequencies(config), torch.float32, scores=False)
     positions = torch.randint(0, 40, (BATCH, NEW, 3))
