@@ -154,7 +154,7 @@ def _position_axes(model_type: str, section: list[int] | None) -> tuple[int, ...
         return tuple(axis for axis, count in enumerate(section) for _ in range(count))
     axes = [0] * sum(section)
     for axis in (1, 2):
-        for index in range(axis, 3 * section[axis], 3):
+        for index in range(axis, min(3 * section[axis], len(axes)), 3):
             axes[index] = axis
     return tuple(axes)
 
