@@ -16,11 +16,19 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 from export_7b import write_checkpoint
+
+from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.engines.build_client import ask
+from sparsevlm_trt.runtime.engines.fusion import attention_verdict
+from sparsevlm_trt.runtime.engines.limits import Limits
+from sparsevlm_trt.runtime.engines.profiles import Range, graph_profiles
+from sparsevlm_trt.runtime.strict_json import encode
 
 BARS = {"plan over weights": 0.03, "peak over forecast": 0.25}
 LAYERS_7B = 32
@@ -61,6 +69,37 @@ def rows_of(report: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def attention_of(bundle: Bundle, graph: str) -> tuple[str, int]:
+    """Build a stage where few raters and long sequences let the scratch memory tell.
+
+    Returns:
+        The verdict, and the scratch memory in bytes.
+    """
+    limits = Limits(max_prompt=2048, max_new_tokens=2048, max_batch=1, max_images=1)
+    (profile,) = graph_profiles(bundle.manifest, limits, graph)
+    few = Range((1, 0), (1, 8), (1, 64))
+    narrow = {name: few if name == "rater_index" else one for name, one in profile.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        request = {
+            "target": "tensorrt-rtx",
+            "graph": str(bundle.graph_path(graph)),
+            "profiles": encode((narrow,)),
+            "flags": {"capabilities": []},
+            "place": f"{folder}/plan",
+        }
+        built = next(event for event in ask(request) if event["event"] == "built")
+    scratch = built["scratch_bytes"]
+    return attention_verdict(bundle.manifest, graph, (narrow,), scratch), scratch
+
+
+def judge(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the verdicts on the stages into their rows."""
+    bundle = Bundle.open(path, verify=False)
+    for row in rows:
+        if row["graph"].startswith("stage"):
+            row["attention"], row["long_scratch_bytes"] = attention_of(bundle, row["graph"])
+
+
 def show(title: str, rows: list[dict[str, Any]]) -> None:
     """Print a table in Markdown."""
     click.echo(f"\n{title}\n")
@@ -82,12 +121,16 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
 @click.argument("workdir", type=click.Path(path_type=Path))
 @click.option("--demo", type=click.Path(path_type=Path), help="The demo model's checkpoint.")
 @click.option("--only", type=click.Choice(["demo", "7b"]), help="Leave the other out.")
+@click.option(
+    "--attention", is_flag=True, help="Build each stage once more to judge its attention."
+)
 @click.option("--capability", multiple=True, help="Compute capability to build for; repeatable.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result.")
 def main(
     workdir: Path,
     demo: Path | None,
     only: str | None,
+    attention: bool,
     capability: tuple[str, ...],
     json_file: Path | None,
 ) -> None:
@@ -104,6 +147,8 @@ def main(
         report = compile_bundle(bundle, (), options)
         result["version"] = report["machine"]["version"]
         result["demo"] = rows_of(report)
+        if attention:
+            judge(bundle, result["demo"])
         show("Demo model, 135 M parameters", result["demo"])
     if only != "demo":
         checkpoint, bundle = workdir / "7b-shape", workdir / "7b-float16"
@@ -114,6 +159,8 @@ def main(
         report = compile_bundle(bundle, GRAPHS_7B, options)
         result["version"] = report["machine"]["version"]
         result["7b"] = rows_of(report)
+        if attention:
+            judge(bundle, result["7b"])
         show("LLaVA-1.5-7B's shape", result["7b"])
         stage = next(row for row in result["7b"] if row["graph"] == "stage_1")
         layer_bytes = stage["weight_bytes"] / 4

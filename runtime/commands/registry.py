@@ -40,6 +40,9 @@ COMMANDS: dict[str, CommandSpec] = {
     "compile": CommandSpec(
         f"{_RUNTIME}.compile:compile_bundle", "Build a bundle's TensorRT engines.", "tensorrt"
     ),
+    "overflow": CommandSpec(
+        f"{_EXPORT}.overflow_cli:overflow", "List the tensors near float16's limit.", "export"
+    ),
     "engines": CommandSpec(
         f"{_RUNTIME}.engines:engines", "List, verify and prune a bundle's engines."
     ),

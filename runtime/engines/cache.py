@@ -12,7 +12,7 @@ from sparsevlm_trt.runtime.engines.record import EngineRecord, EngineSpec
 from sparsevlm_trt.runtime.errors import EngineError
 from sparsevlm_trt.runtime.integrity import sha256_of
 
-__all__ = ["DEFAULT_CACHE_BYTES", "EngineCache", "default_cache_folder"]
+__all__ = ["DEFAULT_CACHE_BYTES", "EngineCache", "default_cache_folder", "link_file"]
 
 DEFAULT_CACHE_BYTES = 30_000_000_000  # two 7B models
 
@@ -53,7 +53,7 @@ class EngineCache:
             text.unlink(missing_ok=True)
             plan.unlink(missing_ok=True)
             return None
-        _link(plan, place)
+        link_file(plan, place)
         os.utime(text)
         return replace(record, graph=graph, plan_file=plan_name(graph, record.plan_sha256))
 
@@ -63,7 +63,7 @@ class EngineCache:
         parts = [self.path / f"{PARTIAL}-{os.getpid()}{end}" for end in (".plan", ".json")]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _link(plan, parts[0])
+            link_file(plan, parts[0])
             parts[0].replace(target)
             parts[1].write_text(record.to_text(), encoding="ascii")
             parts[1].replace(text)
@@ -102,7 +102,7 @@ class EngineCache:
         return self.path / f"{key}.plan", self.path / f"{key}.json"
 
 
-def _link(source: Path, place: Path) -> None:
+def link_file(source: Path, place: Path) -> None:
     """Link a file, or copy it to another file system."""
     place.unlink(missing_ok=True)
     try:

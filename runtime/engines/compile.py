@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.engines.build_client import ask
-from sparsevlm_trt.runtime.engines.cache import EngineCache
+from sparsevlm_trt.runtime.engines.cache import EngineCache, link_file
 from sparsevlm_trt.runtime.engines.folder import EngineFolder, plan_name
 from sparsevlm_trt.runtime.engines.forecast import EngineForecast, forecast_engine
 from sparsevlm_trt.runtime.engines.fusion import attention_verdict
@@ -40,7 +40,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a task: "ready" (it was there), "cached" or "built"."""
+    """What became of a task: "ready" (it was there), "shared", "cached" or "built"."""
 
     how: str
     record: EngineRecord
@@ -189,17 +189,21 @@ class CompileJob:
         Raises:
             EngineError: A graph cannot be built, or the folder cannot be written.
         """
+        made: dict[str, EngineRecord] = {}
         with self.folder.writing():
             for task in self.tasks:
+                twin = made.get(task.spec.key)
+                if twin is not None and self._ready(task) is None:
+                    yield Outcome("shared", self._share(task, twin))
+                    continue
                 record = self._ready(task)
-                if record is not None:
-                    yield Outcome("ready", record)
-                    continue
-                record = self._cached(task)
-                if record is not None:
-                    yield Outcome("cached", record)
-                    continue
-                yield Outcome("built", self._build(task, progress))
+                how = "ready"
+                if record is None:
+                    how, record = "cached", self._cached(task)
+                if record is None:
+                    how, record = "built", self._build(task, progress)
+                made[task.spec.key] = record
+                yield Outcome(how, record)
 
     def _ready(self, task: Task) -> EngineRecord | None:
         try:
@@ -218,6 +222,15 @@ class CompileJob:
         record = self._cache.take(task.spec, task.graph, partial)
         if record is not None:
             self.folder.publish(record, partial)
+        return record
+
+    def _share(self, task: Task, twin: EngineRecord) -> EngineRecord:
+        """Publish the engine of another graph that is the same: methods share prune steps."""
+        partial = self.folder.partial(task.graph)
+        link_file(self.folder.plan_path(twin), partial)
+        name = plan_name(task.graph, twin.plan_sha256)
+        record = replace(twin, graph=task.graph, plan_file=name)
+        self.folder.publish(record, partial)
         return record
 
     def _build(self, task: Task, progress: Progress) -> EngineRecord:

@@ -14,8 +14,10 @@ from sparsevlm_trt.runtime.manifest import Manifest
 
 __all__ = ["EngineForecast", "forecast_engine"]
 
-# Bytes of kernels: of any graph, and of each decoder or vision layer.
-_KERNELS, _LAYER_KERNELS = 1_500_000, 250_000
+# Bytes of kernels: of a graph of this kind, and of each of its layers.
+_KERNELS = {"stage": (2_000_000, 300_000), "vision": (900_000, 200_000), "ends": (200_000, 0)}
+# Graphs without layers compile to about so many bytes for each byte of their nodes.
+_SMALL_KERNELS, _KERNEL_BYTES_BY_NODE_BYTE, _MOST_NODE_BYTES = 400_000, 170, 17_000
 # Peak memory: of a process that builds anything, of each layer, and for each byte of weights.
 _BUILD, _LAYER_BUILD, _WEIGHT_COPIES = 220_000_000, 13_000_000, 3.0
 
@@ -44,10 +46,20 @@ def forecast_engine(
     weights = spec.size_bytes + sum(manifest.files[file].size_bytes for file in spec.weights)
     layers = _num_layers(manifest, graph)
     stored = weights * (len(profiles) if target == "tensorrt-rtx" else 1)
-    plan = stored + _KERNELS + layers * _LAYER_KERNELS
+    plan = stored + _kernel_bytes(manifest, graph, layers)
     copies = _WEIGHT_COPIES * weights + 2.0 * (stored - weights)
     peak = _BUILD + layers * _LAYER_BUILD + round(copies)
     return EngineForecast(weights, plan, peak)
+
+
+def _kernel_bytes(manifest: Manifest, graph: str, layers: int) -> int:
+    stages = {stage.graph for stage in manifest.stages}
+    kind = "stage" if graph in stages else "ends" if graph in ("embed", "head") else graph
+    if kind in _KERNELS:
+        base, each = _KERNELS[kind]
+        return base + layers * each
+    nodes = min(manifest.graphs[graph].size_bytes, _MOST_NODE_BYTES)
+    return _SMALL_KERNELS + _KERNEL_BYTES_BY_NODE_BYTE * nodes
 
 
 def _num_layers(manifest: Manifest, graph: str) -> int:

@@ -17,7 +17,7 @@ from sparsevlm_trt.runtime.engines.limits import Limits, largest_image
 from sparsevlm_trt.runtime.errors import EngineError
 from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest
 
-__all__ = ["MAX_TOPK", "PROFILE_KINDS", "Profile", "Range", "graph_profiles"]
+__all__ = ["MAX_TOPK", "PROFILE_KINDS", "SHAPE_INPUTS", "Profile", "Range", "graph_profiles"]
 
 # One profile for prefill and decode, or one for each.
 PROFILE_KINDS = ("wide", "split")

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.engines.profiles import SHAPE_INPUTS
 from sparsevlm_trt.runtime.engines.record import Machine
 from sparsevlm_trt.runtime.manifest import GraphSpec
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
@@ -106,7 +107,7 @@ class HostLibrary:
 class HostEngine:
     def __init__(self, spec: GraphSpec, session, device: HostDevice) -> None:
         self.spec, self.session, self.device = spec, session, device
-        self.inputs = {t.name: Io(np.dtype(t.dtype), t.name == "num_kept") for t in spec.inputs}
+        self.inputs = {t.name: Io(np.dtype(t.dtype), t.name in SHAPE_INPUTS) for t in spec.inputs}
         self.outputs = {t.name: Io(np.dtype(t.dtype), False) for t in spec.outputs}
 
     def context(self, profile: int, stream: int) -> HostContext:
@@ -119,6 +120,7 @@ class HostContext:
         self.engine = engine
         self.addresses: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.sizes: dict[str, int] = {}
 
     def bind(self, name: str, address: int, shape=None) -> None:
         assert address
@@ -127,16 +129,16 @@ class HostContext:
         self.addresses[name] = address
         if shape is not None:
             self.shapes[name] = tuple(shape)
-        if name == "num_kept":  # read when it is bound, as shapes are inferred with it
-            self.num_kept = ctypes.c_int64.from_address(address).value
+        if name in SHAPE_INPUTS:  # read when it is bound, as shapes are inferred with it
+            self.sizes[name] = ctypes.c_int64.from_address(address).value
 
     def output_shape(self, name: str) -> tuple[int, ...]:
-        """Try it out: the shapes of a graph follow from those of its inputs and `num_kept`."""
+        """Try it out: the shapes of a graph follow from those of its inputs and the sizes."""
         zeros = {}
         for key, io in self.engine.inputs.items():
             zeros[key] = np.zeros(self.shapes[key], io.dtype)
-        if "num_kept" in zeros:
-            zeros["num_kept"][:] = self.num_kept
+        for key, size in self.sizes.items():
+            zeros[key][:] = size
         return self.engine.session.run([name], zeros)[0].shape
 
     def allocate_output(self, name, allocate):

@@ -40,6 +40,10 @@ def place(bundle: Path) -> Path:
     return bundle / "engines/tensorrt-rtx"
 
 
+def count(bundle: Path) -> int:
+    return len(Bundle.open(bundle, verify=False).manifest.graphs)
+
+
 def plan_of(bundle: Path, graph: str) -> Path:
     return next(place(bundle).glob(f"{graph}-*.plan"))
 
@@ -56,7 +60,7 @@ def test_a_sound_bundle_is_listed_and_verified(compiled):
     assert listed.exit_code == 0
     for graph in Bundle.open(compiled, verify=False).manifest.graphs:
         assert graph in listed.stdout
-    assert "11 engines are sound" in engines("verify", compiled).stdout
+    assert f"{count(compiled)} engines are sound" in engines("verify", compiled).stdout
     assert json.loads(engines("verify", compiled, "--json").stdout)["sound"] is True
 
 
@@ -164,7 +168,7 @@ def test_prune_removes_what_nobody_can_use(bundle):
     left = EngineFolder(Bundle.open(bundle), "tensorrt-rtx")
     assert "stage_0" not in left.graphs()
     assert left.unclaimed() == []
-    assert len(left.graphs()) == 10
+    assert len(left.graphs()) == count(bundle) - 1
     assert engines("verify", bundle).exit_code == 0
     engines("prune", bundle, "--all")
     assert left.graphs() == []
