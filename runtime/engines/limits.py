@@ -12,7 +12,7 @@ __all__ = ["CAPACITY_STEP", "Limits", "largest_image"]
 # Tokens around the images of a prompt, and of an answer, that are room enough for most questions.
 _TEXT_TOKENS, _NEW_TOKENS = 448, 256
 
-# A cache's capacity is a multiple of it, so that few captured graphs serve all lengths.
+# Caches that rows share grow by so much, and run up to twice as much ahead of the longest row.
 CAPACITY_STEP = 64
 
 
@@ -70,8 +70,8 @@ class Limits:
 
     @property
     def capacity(self) -> int:
-        """Entries of the longest cache: prompt and answer, rounded up to `CAPACITY_STEP`."""
-        return -(-(self.max_prompt + self.max_new_tokens) // CAPACITY_STEP) * CAPACITY_STEP
+        """Entries of the longest cache: prompt and answer, and what `slots` reserves ahead."""
+        return ((self.max_prompt + self.max_new_tokens) // CAPACITY_STEP + 2) * CAPACITY_STEP
 
 
 def largest_image(vision: VisionSpec) -> tuple[int, int]:
