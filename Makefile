@@ -8,7 +8,7 @@ CHECKPOINT := .cache/demo/checkpoint
 # NVIDIA's parser and builder on hosts without a GPU, where it lies beside the checkout.
 TENSORRT_CPU := $(wildcard ../shared/tensorrt_cpu)
 
-.PHONY: help demo test test-slow lint bench bench-7b docs clean
+.PHONY: help demo test test-slow lint bench bench-7b bench-engines docs clean
 
 help:
 	@echo "make demo      build the demo model, export it, answer three questions about a picture"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow the slow tests"
 	@echo "make bench     the speed figures of docs/benchmarks.md (quiet machine, 10 minutes)"
 	@echo "make bench-7b  export a 7B-shaped model and measure it (30 GB of disk)"
+	@echo "make bench-engines  build TensorRT-RTX engines and measure it (10 GB of disk)"
 
 $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +54,10 @@ bench: $(CHECKPOINT)/config.json
 
 bench-7b: $(VENV)/ready
 	$(BIN)/python benchmarks/export_7b.py .cache/7b --json benchmarks/results/export_7b.json
+
+bench-engines: $(CHECKPOINT)/config.json
+	$(BIN)/python benchmarks/engines.py .cache/engines --demo $(CHECKPOINT) --attention \
+		--json benchmarks/results/engines.json
 
 clean:
 	rm -rf .cache build dist *.egg-info

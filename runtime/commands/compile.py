@@ -17,10 +17,11 @@ from sparsevlm_trt.runtime.engines.cache import (
     EngineCache,
     default_cache_folder,
 )
-from sparsevlm_trt.runtime.engines.compile import CompileJob, Outcome, Task, check_precision
+from sparsevlm_trt.runtime.engines.compile import CompileJob, Outcome, check_precision
 from sparsevlm_trt.runtime.engines.fusion import NOT_FUSED
 from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.engines.profiles import PROFILE_KINDS
+from sparsevlm_trt.runtime.engines.task import Task
 from sparsevlm_trt.runtime.memory import read_memory
 from sparsevlm_trt.runtime.table import format_table
 from sparsevlm_trt.runtime.tensorrt.build import BuildFlags

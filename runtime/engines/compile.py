@@ -10,32 +10,21 @@ from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.engines.build_client import ask
 from sparsevlm_trt.runtime.engines.cache import EngineCache, link_file
 from sparsevlm_trt.runtime.engines.folder import EngineFolder, plan_name
-from sparsevlm_trt.runtime.engines.forecast import EngineForecast, forecast_engine
 from sparsevlm_trt.runtime.engines.fusion import attention_verdict
 from sparsevlm_trt.runtime.engines.limits import Limits
-from sparsevlm_trt.runtime.engines.profiles import graph_profiles
-from sparsevlm_trt.runtime.engines.record import EngineRecord, EngineSpec, Machine
+from sparsevlm_trt.runtime.engines.record import EngineRecord, Machine
+from sparsevlm_trt.runtime.engines.task import Task, make_task
 from sparsevlm_trt.runtime.errors import EngineError
-from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.memory import Memory
 from sparsevlm_trt.runtime.problems import told_at_once
 from sparsevlm_trt.runtime.strict_json import encode
 from sparsevlm_trt.runtime.tensorrt.build import BuildFlags
 from sparsevlm_trt.runtime.units import spell_bytes
 
-__all__ = ["CompileJob", "Outcome", "Task", "check_precision"]
+__all__ = ["CompileJob", "Outcome", "check_precision"]
 
 # Called with a graph, what happens to it, and the share done, 0 to 1.
 Progress = Callable[[str, str, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One engine to be."""
-
-    graph: str
-    spec: EngineSpec
-    forecast: EngineForecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +93,7 @@ class CompileJob:
         self._flags = flags or BuildFlags()
         self._cache, self._arguments = cache, arguments
         self.tasks = tuple(
-            _task(manifest, machine, limits, name, profile_kind, self._flags)
+            make_task(manifest, machine, limits, name, profile_kind, self._flags)
             for name in (graphs or manifest.graphs)
         )
 
@@ -282,22 +271,3 @@ class CompileJob:
             f"engine {task.graph} | {reason} | expected a plan | see docs/tensorrt.md, "
             "'Troubleshooting'"
         )
-
-
-def _task(
-    manifest: Manifest,
-    machine: Machine,
-    limits: Limits,
-    graph: str,
-    kind: str,
-    flags: BuildFlags,
-) -> Task:
-    profiles = graph_profiles(manifest, limits, graph, kind)
-    spec = EngineSpec(
-        graph_sha256=manifest.graphs[graph].sha256,
-        precision=manifest.model.dtype,
-        machine=machine,
-        profiles=profiles,
-        flags=flags.spelled(),
-    )
-    return Task(graph, spec, forecast_engine(manifest, graph, profiles, machine.target))
