@@ -33,6 +33,8 @@ pytestmark = [
     ),
 ]
 
+# The bundle is cut after layers 1 and 3; the adaptive method prunes elsewhere.
+FOLLOWED = sorted(set(METHODS) - {"sparsevlm-adaptive"})
 PROMPT = "USER: <image>\nwhat is in the corner? ASSISTANT:"
 LAYOUT = {"prefix_length": 4, "num_visual": 16}
 OPTIONS = {"max_new_tokens": 6, "stop_tokens": ()}
@@ -75,7 +77,7 @@ def assert_alike(one, other):
 
 
 @pytest.mark.parametrize(
-    ("method", "cuda_graphs"), [("sparsevlm", False), *((name, True) for name in sorted(METHODS))]
+    ("method", "cuda_graphs"), [("sparsevlm", False), *((name, True) for name in FOLLOWED)]
 )
 def test_answers_are_those_of_the_plain_chain(bundle, plain, device, method, cuda_graphs):
     options = {"images": image(0), "prompt": PROMPT, "method": method, **OPTIONS}
