@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from sparsevlm_trt.runtime.errors import SparseVLMError
 from sparsevlm_trt.runtime.extras import DISTRIBUTION
@@ -68,7 +69,7 @@ def make_app(desk: Desk, keys: KeyRing | None = None) -> FastAPI:
         visit = await desk.admit(body, client)
         if body.stream:
             await _unless_gone(request, desk, visit, desk.first(visit))
-            return StreamingResponse(desk.events(visit), media_type="text/event-stream")
+            return _Stream(desk, visit)
         answer = await _unless_gone(request, desk, visit, desk.whole(visit))
         return JSONResponse(answer)
 
@@ -120,6 +121,20 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     503: {"description": "the server is closing"},
     504: {"description": "no answer before the deadline"},
 }
+
+
+class _Stream(StreamingResponse):
+    """An answer as server-sent events; its visit ends with it, even if it never began."""
+
+    def __init__(self, desk: Desk, visit: Visit) -> None:
+        super().__init__(desk.events(visit), media_type="text/event-stream")
+        self._desk, self._visit = desk, visit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._desk.close(self._visit)
 
 
 async def _unless_gone(request: Request, desk: Desk, visit: Visit, work: Any) -> Any:

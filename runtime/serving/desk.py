@@ -37,6 +37,7 @@ class Visit:
     reply: Reply
     body: ChatRequest
     first_token_s: float | None = field(default=None, init=False)
+    is_closed: bool = field(default=False, init=False)
 
 
 class Desk:
@@ -148,7 +149,7 @@ class Desk:
                 self._note(visit, await visit.news.get())
             return visit.reply.whole()
         finally:
-            self._close(visit)
+            self.close(visit)
 
     async def first(self, visit: Visit) -> None:
         """Wait until the prompt has been read: from then on the answer can stream.
@@ -159,7 +160,7 @@ class Desk:
         try:
             self._note(visit, await visit.news.get())
         except BaseException:
-            self._close(visit)
+            self.close(visit)
             raise
 
     async def events(self, visit: Visit) -> AsyncIterator[bytes]:
@@ -190,7 +191,7 @@ class Desk:
             if options is not None and options.include_usage:
                 yield reply.usage_chunk()
         finally:
-            self._close(visit)
+            self.close(visit)
 
     def cancel(self, visit: Visit, reason: RefusalError) -> None:
         """Drop a request whose client has left, and end whoever awaits its news."""
@@ -233,8 +234,11 @@ class Desk:
             raise refusal_of(news.error) from news.error
         return ""
 
-    def _close(self, visit: Visit) -> None:
-        """Let go of a visit: whatever still runs for it is dropped."""
+    def close(self, visit: Visit) -> None:
+        """Let go of a visit: whatever still runs for it is dropped; a second call does nothing."""
+        if visit.is_closed:
+            return
+        visit.is_closed = True
         reply, ticket = visit.reply, visit.ticket
         if reply.reason is None:
             self.engine.drop(ticket)

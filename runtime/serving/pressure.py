@@ -76,6 +76,7 @@ class PressureValve:
     target_s: float | None
     _level: int = field(default=0, init=False)
     _changed_at: float = field(default=float("-inf"), init=False)
+    _seen_at: float = field(default=float("inf"), init=False)
 
     @property
     def rung(self) -> Rung:
@@ -88,7 +89,9 @@ class PressureValve:
         return self._level > 0
 
     def adjust(self, predicted_s: float, now: float | None = None) -> Rung:
-        """Move by a step at most, and return what is in force.
+        """Move, and return what is in force: down by a step at most.
+
+        Up by one, and by one more for each while in which nobody asked.
 
         Args:
             predicted_s: Time to the first token of a request that arrives now, seconds.
@@ -97,12 +100,13 @@ class PressureValve:
         if self.target_s is None:
             return self.rung
         now = time.monotonic() if now is None else now
-        since = now - self._changed_at
+        since, idle = now - self._changed_at, max(0.0, now - self._seen_at)
+        self._seen_at = now
         step = 0
         if predicted_s > _LOWER_ABOVE * self.target_s and since >= _LOWER_EVERY_S:
             step = 1
         elif predicted_s < _RAISE_BELOW * self.target_s and since >= _RAISE_EVERY_S:
-            step = -1
+            step = -1 - int(idle // _RAISE_EVERY_S)
         level = min(max(self._level + step, 0), len(self.ladder) - 1)
         if level != self._level:
             self._level, self._changed_at = level, now

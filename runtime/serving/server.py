@@ -87,6 +87,8 @@ def serve_session(
         access_log=False,
         timeout_graceful_shutdown=drain_s,
         timeout_keep_alive=15,
+        # Bodies are read before they are queued: what is read at once must be bounded too.
+        limit_concurrency=2 * (settings.num_slots + settings.num_waiting) + 64,
         h11_max_incomplete_event_size=64_000,
         server_header=False,
         ws="none",

@@ -26,7 +26,17 @@ def test_it_goes_down_stepwise_and_up_again():
     valve = PressureValve(LADDER, 1.0)
     assert [adjust(valve, 2.0, float(now)) for now in range(4)] == [128, 96, 64, 64]
     assert valve.is_lowered
-    assert [adjust(valve, 0.1, 100.0 + 10 * step) for step in range(4)] == [96, 128, 192, 192]
+    adjust(valve, 2.0, 100.0)
+    course = [adjust(valve, 0.1, 100.5 + 2 * step) for step in range(1, 6)]
+    assert course == [64, 96, 96, 128, 128]
+    assert valve.is_lowered
+
+
+def test_after_a_pause_nobody_is_answered_from_less():
+    valve = PressureValve(LADDER, 1.0)
+    for now in range(4):
+        adjust(valve, 2.0, float(now))
+    assert adjust(valve, 0.1, 60.0) == 192
     assert not valve.is_lowered
 
 
@@ -42,7 +52,7 @@ def test_a_step_at_a_time_and_never_under_the_floor(course):
     for predicted, pause in course:
         now += pause
         level = BUDGETS.index(adjust(valve, predicted, now))
-        assert abs(level - last) <= 1
+        assert last - 1 - pause // 3 <= level <= last + 1
         last = level
 
 
