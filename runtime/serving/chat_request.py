@@ -14,6 +14,7 @@ __all__ = ["ChatRequest", "ImagePart", "Message", "PruningFields", "TextPart"]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 # Strict floats still take whole numbers.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, gt=0, lt=1)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -58,7 +59,7 @@ class PruningFields(_Body):
     """Our own field, `sparsevlm`: how this request prunes, and what it wants to know of it.
 
     Attributes:
-        budget: Nominal average of visual tokens.
+        budget: Nominal average of visual tokens in a layer, or a fraction of the prompt's.
         schedule: Tokens kept after each pruning layer, "2:300,6:200,15:110".
         method: Pruning method.
         patches: Whether the response lists the patches that survive each stage.
@@ -66,7 +67,7 @@ class PruningFields(_Body):
         ignore_eos: Whether the answer goes on behind the model's own end, as a benchmark needs it.
     """
 
-    budget: Count | None = None
+    budget: Count | Share | None = None
     schedule: Annotated[str, Field(max_length=1000)] | None = None
     method: Annotated[str, Field(max_length=100)] | None = None
     patches: Annotated[bool, Field(strict=True)] = False

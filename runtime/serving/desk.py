@@ -74,11 +74,8 @@ class Desk:
         return {
             "method": plan.method,
             "methods": list(plan.methods),
-            "budgets": [
-                rung.budget
-                for rung in pressure_ladder(self._manifest, 1)
-                if rung.budget is not None
-            ],
+            "budget": plan.budget,
+            "budgets": [rung.budget for rung in pressure_ladder(self._manifest, 1)[1:]],
             "schedule": ",".join(
                 f"{layer}:{kept}" for layer, kept in sorted(plan.schedule.items())
             ),

@@ -54,7 +54,7 @@ class Metrics(Observer):
         self._reserved = self._gauge("kv_cache_reserved_bytes", "Allocated for them.", "stage")
         self._budget = self._gauge(
             "visual_budget",
-            "Budget of requests that name none; 0: a schedule of the bundle's own.",
+            "Average visual tokens of requests that name no budget.",
         )
         self._predicted = self._gauge(
             "predicted_time_to_first_token_seconds", "Of a request that arrives now."

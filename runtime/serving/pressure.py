@@ -5,7 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from sparsevlm_ops.schedule import BUDGETS
+from sparsevlm_ops.methods import get_method
+from sparsevlm_ops.schedule import (
+    BUDGET_VISUAL_TOKENS,
+    BUDGETS,
+    Schedule,
+    average_visual_tokens,
+)
 from sparsevlm_trt.runtime.errors import PlanError
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.request import Options, plan_pruning
@@ -23,7 +29,7 @@ class Rung:
     """A way to prune that requests get which name none.
 
     Attributes:
-        budget: Nominal budget; None: the bundle's own plan, or no pruning.
+        budget: Nominal budget; None: the bundle's own schedule, or no pruning.
         method: "none" prunes nothing; None: the bundle's method.
         shown: Visual tokens that stand for it in the metrics.
     """
@@ -48,19 +54,33 @@ def pressure_ladder(manifest: Manifest, floor: int, *, whole: bool = False) -> t
     """
     plan = manifest.plan
     num_visual = manifest.vision.num_visual if manifest.vision else 0
-    ladder = [Rung(plan.budget, None, plan.budget or 0)]
+    own = plan.budget or _own_average(manifest, num_visual)
+    ladder = [Rung(plan.budget, None, own)]
     if whole and "none" in plan.methods and plan.method != "none":
         ladder.insert(0, Rung(None, "none", num_visual))
-    for budget in sorted(BUDGETS, reverse=True):
-        if budget < floor or (plan.budget is not None and budget >= plan.budget):
+    # The authors' budgets, as shares of the image that they were made for.
+    shares = [budget / BUDGET_VISUAL_TOKENS for budget in sorted(BUDGETS, reverse=True)]
+    for budget in dict.fromkeys(round(share * num_visual) for share in shares):
+        if not max(floor, 1) <= budget < own:
             continue
         try:
             pruning = plan_pruning(manifest, budget=budget)
-        except PlanError:
+        except PlanError:  # these cuts do not reach so far down
             continue
         if pruning.schedule is not None:
             ladder.append(Rung(budget, None, budget))
     return tuple(ladder)
+
+
+def _own_average(manifest: Manifest, num_visual: int) -> int:
+    """Average of visual tokens that a bundle's own schedule leaves of one image."""
+    plan = manifest.plan
+    if not plan.schedule or num_visual < 1:
+        return num_visual
+    recycles = get_method(plan.method).recycles
+    layers = manifest.model.num_layers
+    schedule = Schedule.of(plan.schedule)
+    return round(average_visual_tokens(schedule, num_visual, layers, recycles))
 
 
 @dataclass(slots=True)

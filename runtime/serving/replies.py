@@ -40,7 +40,7 @@ class Reply:
 
     model: str
     request: Request
-    budget: int | None
+    budget: float | None
     source: str
     wants_patches: bool = False
     seen: list[str] | None = None
@@ -100,11 +100,12 @@ class Reply:
         """What was pruned where, and by whose choice."""
         assert self.started is not None
         pruning = self.request.pruning
+        schedule = pruning.schedule_for(self.started.num_visual)
         told: dict[str, Any] = {
             "method": pruning.method.name,
             "budget": self.budget,
             "budget_source": self.source,
-            "schedule": pruning.schedule.spell() if pruning.schedule else None,
+            "schedule": schedule.spell() if schedule else None,
             "visual_tokens_in": self.started.num_visual,
             "stages": [
                 {

@@ -196,7 +196,7 @@ def test_triton_streams_and_batches_what_the_session_answers(server, bundle_of):
 
 @pytest.mark.slow
 def test_triton_tells_why_it_refuses(server):
-    answers, errors = ask(server, body(sparsevlm={"schedule": "2"}), "{", body(n=2))
+    answers, errors = ask(server, body(sparsevlm={"budget": 3}), "{", body(n=2))
     assert answers == [[], [], []]
-    assert any("schedule" in error for error in errors)
+    assert any("budget 3" in error for error in errors)
     assert sum("expected OpenAI's chat request" in error for error in errors) == 2

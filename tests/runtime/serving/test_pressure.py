@@ -77,9 +77,11 @@ def test_an_idle_pause_is_no_interval():
 
 def test_the_ladder_holds_what_the_bundle_can_follow(tiny_session):
     manifest = tiny_session.bundle.manifest
-    own, whole = Rung(None, None, 0), Rung(None, "none", 16)
+    own, whole = Rung(None, None, 9), Rung(None, "none", 16)
     assert pressure_ladder(manifest, 10**6) == (own,)
     assert pressure_ladder(manifest, 10**6, whole=True) == (whole, own)
+    assert [rung.budget for rung in pressure_ladder(manifest, 1)] == [None, 5, 4]
+    assert [rung.budget for rung in pressure_ladder(manifest, 5)] == [None, 5]
 
 
 def test_under_pressure_the_response_and_the_metrics_say_so(serve, messages):
@@ -91,4 +93,4 @@ def test_under_pressure_the_response_and_the_metrics_say_so(serve, messages):
         assert answers[1]["usage"]["visual_tokens_kept"] == 6
         own = server.post(messages=messages(), sparsevlm={"method": "none"}).json()
         assert own["sparsevlm"]["budget_source"] == "request"
-        assert "sparsevlm:visual_budget 0.0" in server.get("/metrics").text
+        assert "sparsevlm:visual_budget 5.0" in server.get("/metrics").text
