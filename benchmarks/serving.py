@@ -56,7 +56,10 @@ def served(bundle: Path, *options: str) -> Iterator[tuple[str, int]]:
     command += ["--port", "0", "--model-name", "served", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        url = server.stderr.readline().split()[-1]
+        told = server.stderr.readline()
+        if not told.startswith("serving "):
+            raise click.ClickException(told.strip())
+        url = told.split()[-1]
         drain = subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
         try:
             for _ in range(600):
