@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # One torch build for everybody; on a machine with a GPU any 2.9 or later will do.
 TORCH ?= torch==2.13.0
+# Test processes; each takes its share of the cores. A whole file of tests goes to one of them.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 CHECKPOINT := .cache/demo/checkpoint
 # NVIDIA's parser and builder on hosts without a GPU, where it lies beside the checkout.
@@ -41,7 +43,7 @@ lint: $(VENV)/ready
 	$(BIN)/lint-imports --config setup.cfg
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-slow: $(CHECKPOINT)/config.json
 	$(BIN)/python -m pytest -m "slow" $(PYTEST_ARGS)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
 import pytest
+import torch
 from click.testing import CliRunner
+from filelock import FileLock
 from tiny_checkpoints import CHECKPOINTS
 
 from sparsevlm_trt.export import export_bundle
@@ -16,6 +19,40 @@ from sparsevlm_trt.runtime.cli import main
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 
 SMALL_SCHEDULE = {1: 9, 3: 5}
+
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several test workers cores of its own, and their engines no more threads."""
+    worker = getattr(config, "workerinput", None)
+    if worker is None or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    number, count = int(worker["workerid"].removeprefix("gw")), int(worker["workercount"])
+    own = cores[number % len(cores) :: count]
+    os.sched_setaffinity(0, own)
+    torch.set_num_threads(len(own))
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """Makes a folder once per run, whichever test worker asks first; the others wait for it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    place = shared / "made-once"
+    place.mkdir(exist_ok=True)
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, partial = place / name, place / f"{name}.partial"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                shutil.rmtree(partial, ignore_errors=True)  # of a worker that failed at it
+                fill(partial)
+                partial.rename(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -33,43 +70,38 @@ def ort_session() -> Callable[[Path | bytes], onnxruntime.InferenceSession]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def checkpoint_of(make_once: MakeOnce) -> Callable[[str], Path]:
     """A tiny checkpoint by kind, see `tiny_checkpoints.CHECKPOINTS`; made once per run."""
-    made: dict[str, Path] = {}
 
     def make(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = CHECKPOINTS[kind](tmp_path_factory.mktemp("checkpoints") / kind)
-        return made[kind]
+        return make_once(kind, CHECKPOINTS[kind])
 
     return make
 
 
 @pytest.fixture(scope="session")
-def bundle_of(
-    tmp_path_factory: pytest.TempPathFactory, checkpoint_of: Callable[[str], Path]
-) -> Callable[..., Path]:
+def bundle_of(make_once: MakeOnce, checkpoint_of: Callable[[str], Path]) -> Callable[..., Path]:
     """An exported bundle by checkpoint kind and dtype, cut after layers 1 and 3 of 6."""
-    made: dict[tuple[str, str], Path] = {}
 
     def make(kind: str = "llava-llama", dtype: str = "float32") -> Path:
-        key = (kind, dtype)
-        if key not in made:
-            out = tmp_path_factory.mktemp("bundles") / f"{kind}-{dtype}"
-            made[key] = export_bundle(
-                checkpoint_of(kind), out, schedule=SMALL_SCHEDULE, dtype=dtype
-            )
-        return made[key]
+        checkpoint = checkpoint_of(kind)
+        return make_once(
+            f"{kind}-{dtype}",
+            lambda out: export_bundle(checkpoint, out, schedule=SMALL_SCHEDULE, dtype=dtype),
+        )
 
     return make
 
 
 @pytest.fixture(scope="session")
-def compiled(bundle_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(bundle_of: Callable[..., Path], make_once: MakeOnce) -> Path:
     """A float16 bundle with its TensorRT-RTX engines, built once per run; copy it to damage it."""
-    out = tmp_path_factory.mktemp("compiled") / "bundle"
-    shutil.copytree(bundle_of("llava-llama", "float16"), out)
-    command = ["compile", str(out), "--target", "tensorrt-rtx", "--no-cache", "--max-batch", "3"]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
-    return out
+    bundle = bundle_of("llava-llama", "float16")
+
+    def fill(out: Path) -> None:
+        shutil.copytree(bundle, out)
+        options = ["--target", "tensorrt-rtx", "--no-cache", "--max-batch", "3"]
+        result = CliRunner().invoke(main, ["compile", str(out), *options])
+        assert result.exit_code == 0, result.output
+
+    return make_once("compiled", fill)
