@@ -30,7 +30,7 @@ class Asked:
         layer: The pruning layer.
         num_visual: V.
         attention: Of the raters, `[B, H, R, V]` float32; `[B, 1, 1, V]` where scores were given.
-        positions: Position ids of the sequence, `[B, S]`.
+        positions: Position ids of the sequence, `[B, S]`, or `[B, S, 3]` by M-RoPE.
         rater_index: Rows of the raters in the sequence, `[B, R]`.
         visual_index: Places of the visual tokens in it, `[B, V]`.
     """
@@ -88,6 +88,8 @@ def judge(
 def _corrected(run: Run, pruning: Pruning, weights: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
     """Correct the attention for distance."""
     positions = np.asarray(asked.positions)
+    if positions.ndim == 3:  # time, row and column: the text goes on behind the largest
+        positions = positions.max(axis=2)
     if positions.ndim > 2:
         raise InputError(
             f"method {pruning.method.name} | got a model whose tokens have three positions | "
