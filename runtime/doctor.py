@@ -17,6 +17,7 @@ from sparsevlm_trt.runtime.memory import read_memory
 from sparsevlm_trt.runtime.packages import Package, installed_version, read_packages
 from sparsevlm_trt.runtime.plain_json import plain_from
 from sparsevlm_trt.runtime.runner import RUNNERS, open_runner
+from sparsevlm_trt.runtime.runner_choice import candidates
 from sparsevlm_trt.runtime.table import format_fields, format_table
 from sparsevlm_trt.runtime.units import spell_bytes
 
@@ -42,6 +43,7 @@ def doctor_report() -> dict[str, Any]:
         "providers": _providers(),
         "packages": [{**plain_from(package), "fix": package.fix} for package in packages],
         "runners": [_try_runner(name) for name in RUNNERS],
+        "auto": _auto(),
         "commands": [
             _judge_command(name, spec.extra, packages)
             for name, spec in COMMANDS.items()
@@ -72,6 +74,8 @@ def doctor_text(report: Mapping[str, Any]) -> str:
             format_fields(_machine_fields(report)),
             format_table(["package", "part", "version", "state", "to mend it"], packages),
             format_table(["", "name", "state", "reason"], verdicts),
+            f"--runner auto takes {report['auto']['takes']}, of what works here.\n"
+            + "\n".join(f"  not {line}" for line in report["auto"]["passed_over"]),
             "The base install works."
             if report["base_works"]
             else f"The base install is broken: {pip_command(None)}",
@@ -122,10 +126,24 @@ def _providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
-def _try_runner(name: str) -> dict[str, Any]:
+def _auto() -> dict[str, Any]:
+    """What `--runner auto` takes for a bundle that has engines for all, and why not the others."""
+    passed: list[str] = []
+    for candidate in candidates():
+        problem = candidate.problem
+        if problem is None:
+            tried = _try_runner(candidate.name, **candidate.options)
+            problem = None if tried["works"] else tried["reason"]
+        if problem is None:
+            return {"takes": candidate.name, "passed_over": passed}
+        passed.append(f"{candidate.label}: {problem}")
+    return {"takes": None, "passed_over": passed}
+
+
+def _try_runner(name: str, **options: Any) -> dict[str, Any]:
     """Open a runner, without a bundle."""
     try:
-        with open_runner(name) as runner:
+        with open_runner(name, **options) as runner:
             return {"name": name, "works": True, "reason": f"on {runner.device}"}
     except SparseVLMError as error:
         return {"name": name, "works": False, "reason": str(error)}

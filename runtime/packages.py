@@ -12,7 +12,7 @@ from sparsevlm_trt.runtime.extras import DISTRIBUTION
 
 __all__ = ["EXTRAS", "Package", "installed_version", "read_packages"]
 
-EXTRAS = ("export", "demo", "serve", "tensorrt")  # those that a user installs
+EXTRAS = ("export", "demo", "serve", "openvino", "tensorrt")  # those that a user installs
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _OLDEST = re.compile(r">=\s*([0-9.]+)")
 _EXTRA = re.compile(r"extra == ['\"](\w+)['\"]")

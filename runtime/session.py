@@ -19,6 +19,7 @@ from sparsevlm_trt.runtime.processor import Processor
 from sparsevlm_trt.runtime.prompt import Messages, Prompt, prompt_from_embeds, prompt_from_text
 from sparsevlm_trt.runtime.request import Options, Request, make_request
 from sparsevlm_trt.runtime.runner import Array, Runner, open_runner
+from sparsevlm_trt.runtime.runner_choice import AUTO, load_best
 from sparsevlm_trt.runtime.trace import Clock
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Session:
 
         Args:
             path: The bundle's folder.
-            runner: Name of an engine.
+            runner: Name of an engine, or "auto" for the fastest that loads the bundle here; it
+                takes `threads` alone.
             verify: Whether to hash every file first.
             runner_options: What the engine takes, e.g. `providers=["CUDAExecutionProvider"]` or
                 `threads=4`.
@@ -68,6 +70,10 @@ class Session:
             BundleError: The bundle is missing, incomplete or altered.
             RunnerError: The engine is unknown, not installed, or cannot load a graph.
         """
+        if runner == AUTO:
+            bundle = Bundle.open(path, verify=verify)
+            engine, _ = load_best(bundle, list(bundle.manifest.graphs), **runner_options)
+            return cls(bundle, engine)
         engine = open_runner(runner, **runner_options)
         try:
             bundle = Bundle.open(path, verify=verify)

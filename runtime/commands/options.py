@@ -10,6 +10,7 @@ import click
 from sparsevlm_ops.methods import METHODS
 from sparsevlm_trt.runtime.commands.method_options import NUMBER_OR_SHARE
 from sparsevlm_trt.runtime.runner import RUNNERS
+from sparsevlm_trt.runtime.runner_choice import AUTO
 
 __all__ = [
     "DEBUG",
@@ -88,7 +89,11 @@ def runner_options(command: Command) -> Command:
         help=f"Execution provider: {', '.join(PROVIDERS)} or a full name; the preferred first.",
     )(command)
     return click.option(
-        "--runner", type=click.Choice(sorted(RUNNERS)), default="onnxruntime", show_default=True
+        "--runner",
+        type=click.Choice([AUTO, *sorted(RUNNERS)]),
+        default="onnxruntime",
+        show_default=True,
+        help="Engine; auto takes the fastest that loads the bundle here, as doctor tells.",
     )(command)
 
 
