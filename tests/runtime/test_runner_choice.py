@@ -58,7 +58,7 @@ def test_the_last_ones_error_is_told(engines):
 
 
 def test_options_of_one_engine_are_refused():
-    with pytest.raises(RunnerError, match="got options providers .* threads alone"):
+    with pytest.raises(RunnerError, match=r"got options providers .* threads alone"):
         load_best(None, [], providers=["CUDAExecutionProvider"])
 
 
