@@ -70,6 +70,9 @@ COMMANDS: dict[str, CommandSpec] = {
     "deploy": CommandSpec(
         f"{_RUNTIME}.deploy:deploy", "Put a bundle on Triton, on Ray Serve, or on an edge box."
     ),
+    "bench": CommandSpec(
+        f"{_RUNTIME}.bench:bench", "Measure what answers cost on this machine, engine by engine."
+    ),
     "doctor": CommandSpec(
         f"{_RUNTIME}.doctor:doctor", "Show what this machine can run, and what is missing."
     ),
