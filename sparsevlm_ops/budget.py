@@ -5,7 +5,8 @@ output: a whole number of tokens, or a fraction of the prompt's visual tokens.
 
 - On 576 tokens and 32 layers, 192, 128, 96 and 64 (and our 32) are the tables.
 - Everything else: the pruning layers are the authors' 2, 6 and 15 moved to the same depth, and the
-  same share of the tokens is kept after each of them, the one that makes the average.
+  tables' own proportions between them, scaled to make the average (`budget_profile`). A model that
+  is cut at another number of layers keeps one share of the tokens after each.
 - Layers before the first boundary see every token. Where these alone would take more than two
   thirds of the budget, the first boundary moves forward.
 """
@@ -14,10 +15,12 @@ from collections.abc import Collection
 from functools import lru_cache
 from itertools import product
 
+from sparsevlm_ops.budget_profile import authors_profile
 from sparsevlm_ops.matching import equal_schedule
 from sparsevlm_ops.methods import Method, get_method
 from sparsevlm_ops.placement import AUTHORS_LAYERS, AUTHORS_NUM_LAYERS, placed_layers
 from sparsevlm_ops.schedule import (
+    AUTHORS_SCHEDULES,
     BUDGET_VISUAL_TOKENS,
     BUDGETS,
     Schedule,
@@ -152,16 +155,22 @@ def _solve(
     num_layers: int,
     recycles: bool,
 ) -> Schedule:
-    """Find the share that, kept after each layer, makes the average; then nudge single counts."""
+    """Scale the proportions of the tables to make the average; then nudge single counts."""
     wanted = budget_tokens(budget, num_visual)
 
     def average(counts: tuple[int, ...]) -> float:
         schedule = Schedule.of(dict(zip(layers, counts, strict=True)))
         return average_visual_tokens(schedule, num_visual, num_layers, recycles)
 
-    def counts_of(share: float) -> tuple[int, ...]:
-        powers = range(1, len(layers) + 1)
-        return tuple(max(1, round(num_visual * share**power)) for power in powers)
+    tables = AUTHORS_SCHEDULES if recycles else AUTHORS_PLUS_SCHEDULES
+    profile = authors_profile(wanted / num_visual, tables)
+
+    def counts_of(level: float) -> tuple[int, ...]:
+        if len(layers) == len(profile):
+            shares = [level * share / min(profile) for share in profile]
+        else:
+            shares = [level**power for power in range(1, len(layers) + 1)]
+        return tuple(min(num_visual - 1, max(1, round(num_visual * each))) for each in shares)
 
     least = average((1,) * len(layers))
     if least > wanted * 1.02:
@@ -181,9 +190,8 @@ def _solve(
     nearby = [range(max(1, count - _NUDGE), count + _NUDGE + 1) for count in tail]
     tried = (start[: -len(tail)] + counts for counts in product(*nearby))
     counts = min(tried, key=lambda each: (abs(average(each) - wanted), each))
-    share = f"{low:.3f}"
     return Schedule.of(
         dict(zip(layers, counts, strict=True)),
-        f"rule for {wanted:.0f} of {num_visual} tokens, {num_layers} layers: "
-        f"{share} stay after each boundary",
+        f"rule for {wanted:.0f} of {num_visual} tokens, {num_layers} layers: the proportions of "
+        "the authors' tables",
     )

@@ -8,6 +8,7 @@ from sparsevlm_ops.budget import (
     budget_schedule,
     budget_tokens,
 )
+from sparsevlm_ops.budget_profile import authors_profile
 from sparsevlm_ops.methods import METHODS
 from sparsevlm_ops.placement import placed_layers
 from sparsevlm_ops.schedule import AUTHORS_SCHEDULES, average_visual_tokens
@@ -81,3 +82,22 @@ def test_a_budget_below_what_the_cuts_allow_is_refused():
 def test_what_is_no_budget_is_refused(budget):
     with pytest.raises(ValueError, match="expected a whole number of tokens, or a fraction"):
         budget_tokens(budget, 576)
+
+
+def test_between_the_tables_a_budget_has_their_proportions():
+    near = budget_schedule(100, "sparsevlm", 576, 32).as_dict()
+    low, high = AUTHORS_SCHEDULES[96], AUTHORS_SCHEDULES[128]
+    assert all(low[layer] - 3 <= near[layer] <= high[layer] + 3 for layer in low)
+
+
+@pytest.mark.parametrize("budget", AUTHORS_SCHEDULES)
+def test_two_layers_fewer_change_little(budget):
+    counts = budget_schedule(budget, "sparsevlm", 576, 30).as_dict().values()
+    table = AUTHORS_SCHEDULES[budget].values()
+    assert list(counts) == pytest.approx(list(table), rel=0.2)
+
+
+def test_a_profile_is_a_table_where_there_is_one():
+    for budget, kept in AUTHORS_SCHEDULES.items():
+        profile = authors_profile(budget / 576, AUTHORS_SCHEDULES)
+        assert [share * 576 for share in profile] == pytest.approx(list(kept.values()))
