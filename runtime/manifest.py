@@ -25,7 +25,7 @@ __all__ = [
     "VisionSpec",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TENSOR_DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool")
 MODEL_DTYPES = ("float32", "float16")
 GRAPH_NAME = re.compile(r"[A-Za-z0-9_+\-]+")  # no dot: a link is spelled graph.tensor
