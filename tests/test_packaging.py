@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
+    "calibration": "sparsevlm_trt.calibration",
     "export": "sparsevlm_trt.export",
     "runtime": "sparsevlm_trt.runtime",
     "sparsevlm_ops": "sparsevlm_ops",

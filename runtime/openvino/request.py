@@ -73,7 +73,20 @@ def infer(
             f"graph {compiled.name} | {brief(error)} | got {small} | check the bundle with "
             "its parity report"
         ) from error
+    finally:
+        # A request keeps the tensors it was given: the next call, which may have no place for
+        # this output or another shape, would find this call's memory.
+        for name in into:
+            _let_go(request, name)
     return outputs
+
+
+def _let_go(request: Any, name: str) -> None:
+    """Give an output back to the engine, which makes room for it when it runs."""
+    from openvino import Shape, Tensor
+
+    old = request.get_tensor(name)
+    request.set_tensor(name, Tensor(old.element_type, Shape([0] * len(old.shape))))
 
 
 def _check_place(graph: str, name: str, given: Any, place: Array) -> None:

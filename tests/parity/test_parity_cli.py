@@ -54,14 +54,21 @@ def test_an_error_is_one_sentence_and_exits_with_1(run, tmp_path):
 
 @pytest.mark.parametrize(
     "args",
-    [
-        ("--budget", "64", "--schedule", "1:9"),
-        ("--budget", "0"),
-        ("--schedule", "2:9"),
-        ("--method", "guess"),
-        ("--max-new-tokens", "1"),
-    ],
+    [("--budget", "64", "--schedule", "1:9"), ("--max-new-tokens", "1")],
     ids=" ".join,
 )
 def test_wrong_usage_exits_with_2(run, args):
     assert run(*args).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--budget", "0"), ("--schedule", "2:9"), ("--method", "guess")],
+    ids=" ".join,
+)
+def test_a_plan_that_the_bundle_cannot_follow_is_one_sentence_and_exits_with_1(run, args):
+    result = run(*args)
+    assert result.exit_code == 1
+    told = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(told) == 1
+    assert "Traceback" not in result.stderr
