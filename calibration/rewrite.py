@@ -95,7 +95,9 @@ def _quantized_activations(
     ONNX Runtime's integer kernels take a Q and DQ that one product reads, and it merges equal
     ones before it looks for them. So the scales of one site differ by a last digit each.
     """
-    if scheme.activations is None or fit.scale is None:
+    # A head's weights are int8 in every scheme, and TensorRT multiplies equal types only.
+    mixes = scheme.weights is not INT8 and any(linear.transposed for linear in site.linears)
+    if scheme.activations is None or fit.scale is None or mixes:
         return [site.value] * len(site.linears)
     results = []
     dtype = _dtype(site.linears[0].weight)
