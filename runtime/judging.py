@@ -90,11 +90,6 @@ def _corrected(run: Run, pruning: Pruning, weights: Tensor, asked: Asked) -> tup
     positions = np.asarray(asked.positions)
     if positions.ndim == 3:  # time, row and column: the text goes on behind the largest
         positions = positions.max(axis=2)
-    if positions.ndim > 2:
-        raise InputError(
-            f"method {pruning.method.name} | got a model whose tokens have three positions | "
-            "expected one, as the correction is a matter of one distance | use method 'sparsevlm'"
-        )
     num_heads = pruning.count_heads(asked.attention.shape[1])
     out = run(
         "gravity",

@@ -109,7 +109,7 @@ def test_bfloat16_is_close_and_halves_the_cache(sessions):
         answers(sessions[name], method="none", rows=1) for name in ("bfloat16", "reference")
     )
     scale = np.abs(theirs.prefill_logits).max()
-    # Eight bits of mantissa through six layers: measured 0.9 % of the largest logit.
+    # Eight bits of mantissa through six layers.
     assert np.abs(ours.prefill_logits - theirs.prefill_logits).max() <= 0.05 * scale
     assert sum(ours.trace.kv_bytes) * 2 == sum(theirs.trace.kv_bytes)
 
