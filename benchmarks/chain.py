@@ -26,12 +26,11 @@ import click
 import numpy as np
 from PIL import Image
 
-from sparsevlm_ops.methods import get_method
-from sparsevlm_ops.schedule import Schedule
 from sparsevlm_trt.runtime import Session
 from sparsevlm_trt.runtime.boundary import Pruning
 from sparsevlm_trt.runtime.flops import chain_cost
 from sparsevlm_trt.runtime.prompt import Prompt, prompt_from_text
+from sparsevlm_trt.runtime.request import plan_pruning
 from sparsevlm_trt.runtime.threads import allowed_cpus
 from sparsevlm_trt.runtime.trace import Clock
 
@@ -75,11 +74,9 @@ def read_prompt(session: Session, image: Image.Image, question: str, num_text: i
 
 
 def pruning_of(session: Session, budget: int | None) -> Pruning:
-    """What a budget does to this model."""
-    if budget is None:
-        return Pruning(get_method("none"), None)
-    schedule = Schedule.from_budget(budget, session.bundle.manifest.model.num_layers)
-    return Pruning(get_method("sparsevlm"), schedule)
+    """What a request with this budget gets."""
+    method = "none" if budget is None else "sparsevlm"
+    return plan_pruning(session.bundle.manifest, method=method, budget=budget)
 
 
 def run_once(session: Session, prompt: Prompt, pruning: Pruning, num_new: int) -> Sample:
