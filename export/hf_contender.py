@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 from sparsevlm_trt.runtime.bench.machine import resident_bytes
 
 if TYPE_CHECKING:
-    from sparsevlm_trt.runtime.bench.measure import Case
+    from sparsevlm_trt.runtime.bench.case import Case
 
 __all__ = ["HfContender"]
 
@@ -45,18 +45,22 @@ class HfContender:
         self.load_bytes = None if before is None or after is None else after - before
         hidden = self._model.get_input_embeddings().weight.shape[1]
         self._embeds = torch.randn(1, num_tokens, hidden, dtype=kind) * 0.1
+        self._hidden, self._kind = hidden, kind
         self._pixels = torch.randn(1, 3, *image_size, dtype=kind) if image_size else None
 
     @torch.inference_mode()
     def sample(self, case: Case, num_steps: int) -> dict[str, float]:
         """Read the prompt and decode; the language model apart from the vision tower."""
-        vision_ms = 0.0
-        if self._pixels is not None:
+        vision_ms, embeds = 0.0, self._embeds
+        if case.shape is not None:
+            size = (case.shape.batch, case.shape.num_visual + case.shape.num_text, self._hidden)
+            embeds = torch.randn(size, dtype=self._kind) * 0.1
+        elif self._pixels is not None:
             started = time.perf_counter()
             self._model.get_image_features(pixel_values=self._pixels)
             vision_ms = (time.perf_counter() - started) * 1e3
         started = time.perf_counter()
-        out = self._model(inputs_embeds=self._embeds, use_cache=True, logits_to_keep=1)
+        out = self._model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
         token = out.logits[:, -1:].argmax(dim=-1)
         language_ms = (time.perf_counter() - started) * 1e3
         steps = []
@@ -70,12 +74,13 @@ class HfContender:
             config.hidden_size // config.num_attention_heads
         )
         entry = 2 * config.num_hidden_layers * config.num_key_value_heads * size
-        length = self._embeds.shape[1] + num_steps
+        batch, length = embeds.shape[0], embeds.shape[1] + num_steps
         return {
             "first_token_ms": vision_ms + language_ms,
             "vision_ms": vision_ms,
             "language_ms": language_ms,
             "decode_ms": statistics.median(steps),
-            "kv_bytes": float(entry * length * self._embeds.element_size()),
-            "num_tokens": float(self._embeds.shape[1]),
+            "tokens_per_s": batch * 1e3 / statistics.median(steps),
+            "kv_bytes": float(entry * batch * length * embeds.element_size()),
+            "num_tokens": float(embeds.shape[1]),
         }

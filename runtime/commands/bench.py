@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from sparsevlm_trt.runtime.bench.case import Case, Shape, read_budgets
+from sparsevlm_trt.runtime.bench.contender import Contender, OursContender
 from sparsevlm_trt.runtime.bench.machine import BusyMeter, describe_machine
-from sparsevlm_trt.runtime.bench.measure import (
-    Case,
-    Contender,
-    OursContender,
-    run_rounds,
-    split_runner,
-)
+from sparsevlm_trt.runtime.bench.measure import run_rounds
+from sparsevlm_trt.runtime.bench.page import bench_page, row_name
+from sparsevlm_trt.runtime.bench.roofline import Ceilings, chain_bounds
+from sparsevlm_trt.runtime.bench.text import bench_text
+from sparsevlm_trt.runtime.bundle_report import bundle_report
 from sparsevlm_trt.runtime.commands.options import debug_option, json_option
 from sparsevlm_trt.runtime.console import Progress, print_json
-from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.extras import load_attribute
-from sparsevlm_trt.runtime.table import format_table
+from sparsevlm_trt.runtime.flops import chain_cost
+from sparsevlm_trt.runtime.request import plan_pruning
 from sparsevlm_trt.runtime.threads import allowed_cpus
 
 __all__ = ["bench"]
 
 HF = "sparsevlm_trt.export.hf_contender:HfContender"
 HF_DTYPES = ("bfloat16", "float32")
+CEILINGS = "sparsevlm_trt.export.ceilings:measure_ceilings"
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--image", required=True, type=click.Path(path_type=Path), help="The picture asked about."
-)
+@click.option("--image", type=click.Path(path_type=Path), help="The picture asked about.")
 @click.option("--question", default="What is in the picture?", show_default=True)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="VxT[xB]",
+    help="A prompt of noise, without vision: V visual and T text tokens, in B rows; repeatable.",
+)
 @click.option(
     "--runners",
     default="onnxruntime",
@@ -47,14 +56,27 @@ HF_DTYPES = ("bfloat16", "float32")
     default="none,192,64",
     show_default=True,
     metavar="N,...",
-    help="Nominal budgets; none is the unpruned chain.",
+    help="Nominal budgets, or shares such as 0.33; none is the unpruned chain.",
 )
 @click.option("--method", default="sparsevlm", show_default=True, help="Pruning method.")
+@click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Another bundle, unpruned: such as the model exported in one piece; repeatable.",
+)
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Also run the checkpoint in transformers, bfloat16 and float32.",
+)
+@click.option(
+    "--roofline", is_flag=True, help="Also tell how far each graph is from the machine's limit."
+)
+@click.option(
+    "--twice", is_flag=True, help="Also tell what a second session of the process adds to memory."
 )
 @click.option("--steps", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
@@ -62,21 +84,29 @@ HF_DTYPES = ("bfloat16", "float32")
     "--threads", type=click.IntRange(min=1), help="Processor threads.  [default: allowed cores]"
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write JSON here.")
+@click.option(
+    "--page", type=click.Path(path_type=Path), metavar="FILE", help="Write charts here, one page."
+)
 @json_option
 @debug_option
 def bench(
     bundle: Path,
     *,
-    image: Path,
+    image: Path | None,
     question: str,
+    shapes: tuple[str, ...],
     runners: str,
     budgets: str,
     method: str,
+    beside: tuple[Path, ...],
     checkpoint: Path | None,
+    roofline: bool,
+    twice: bool,
     steps: int,
     rounds: int,
     threads: int | None,
     out: Path | None,
+    page: Path | None,
     as_json: bool,
 ) -> None:
     """Measure what answers of BUNDLE cost, all engines and budgets in turn.
@@ -84,34 +114,35 @@ def bench(
     Medians of a run in which every round runs everything once. Close other programs first: the
     share of the machine that they took is part of the answer.
     """
+    prompts: list[Shape | None] = [None] if image is not None else []
+    prompts += [Shape.parse(spelled) for spelled in shapes]
+    names = [name.strip() for name in runners.split(",") if name.strip()]
+    if not names or not prompts:
+        missing = "runner" if prompts else "--image or --shape"
+        raise click.UsageError(f"Name at least one {missing}.")
     threads = threads or allowed_cpus()
-    contenders: dict[str, Contender] = {}
+    kept = read_budgets(budgets)
+    ours: dict[str, OursContender] = {}
     cases: list[Case] = []
-    ours: OursContender | None = None
-    for spelled in filter(None, runners.split(",")):
-        name, options = split_runner(spelled)
-        ours = OursContender(bundle, name, {**options, "threads": threads}, image, question)
-        contenders[spelled] = ours
-        cases += [
-            Case(spelled, "none" if budget is None else method, budget)
-            for budget in _read_budgets(budgets)
-        ]
-    if ours is None:
-        raise click.UsageError("Name at least one runner.")
+    for name in names:
+        ours[name] = OursContender(bundle, name, {"threads": threads}, image, question)
+        for budget in kept:
+            chosen = "none" if budget is None else method
+            cases += [Case(name, chosen, budget, shape) for shape in prompts]
+        for other in beside:
+            label = f"{name} {other.name}"
+            ours[label] = OursContender(other, name, {"threads": threads}, image, question)
+            cases += [Case(label, "none", None, shape) for shape in prompts]
+    contenders: dict[str, Contender] = dict(ours)
     if checkpoint is not None:
-        size = ours.sample(Case("", "none", None), 1)["num_tokens"]
-        vision = ours.session.bundle.manifest.vision
-        contender = load_attribute(HF, extra="export", who="bench --checkpoint")
-        load_attribute("torch:set_num_threads", extra="export", who="bench")(threads)
-        for dtype in HF_DTYPES:
-            label = f"transformers:{dtype}"
-            pixels = vision.image_size if vision is not None else None
-            contenders[label] = contender(checkpoint, dtype, int(size), pixels)
-            cases.append(Case(label, "none", None))
+        first = ours[names[0]]
+        for label, contender in _transformers(checkpoint, first, prompts[0], threads):
+            contenders[label] = contender
+            cases += [Case(label, "none", None, shape) for shape in prompts]
     busy = BusyMeter()
     with Progress("measuring", quiet=as_json) as progress:
         rows = run_rounds(contenders, cases, rounds=rounds, num_steps=steps, progress=progress)
-    report = {
+    report: dict[str, Any] = {
         "machine": describe_machine(threads),
         "bundle": str(bundle.name),
         "rounds": rounds,
@@ -119,49 +150,71 @@ def bench(
         "busy_elsewhere": busy.others(),
         "rows": rows,
     }
+    if twice:
+        report["second_session_bytes"] = {n: ours[n].second_session_bytes() for n in names}
+    if roofline:
+        measure = load_attribute(CEILINGS, extra="export", who="bench --roofline")
+        ceilings = {name: measure(ours[name]) for name in names}
+        report["ceilings"] = {name: asdict(each) for name, each in ceilings.items()}
+        report["roofline"] = list(_bounds(ours, rows, ceilings))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.partial")
-        partial.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        partial.replace(out)
+        _publish(out, json.dumps(report, indent=1, sort_keys=True) + "\n")
+    if page is not None:
+        _publish(page, bench_page(report))
     if as_json:
         print_json(report)
     else:
-        click.echo(_table(report))
+        click.echo(bench_text(report))
 
 
-def _read_budgets(spelled: str) -> list[int | None]:
-    """Read `none,192,64`."""
-    try:
-        return [None if each == "none" else int(each) for each in spelled.split(",")]
-    except ValueError as error:
-        raise InputError(
-            f"budgets | {error} | expected numbers and none | write them like none,192,64"
-        ) from error
+def _transformers(
+    checkpoint: Path, ours: OursContender, shape: Shape | None, threads: int
+) -> Iterator[tuple[str, Contender]]:
+    """Load the checkpoint in each type, for prompts as long as ours."""
+    size = ours.sample(Case("", "none", None, shape), 1)["num_tokens"]
+    vision = ours.session.bundle.manifest.vision
+    contender = load_attribute(HF, extra="export", who="bench --checkpoint")
+    load_attribute("torch:set_num_threads", extra="export", who="bench")(threads)
+    for dtype in HF_DTYPES:
+        pixels = vision.image_size if vision is not None else None
+        yield f"transformers:{dtype}", contender(checkpoint, dtype, int(size), pixels)
 
 
-def _table(report: dict[str, Any]) -> str:
-    """The rows for people, and what the figures are worth."""
-    header = ["engine", "budget", "vision", "language", "±", "decode", "±", "KV MB", "load ms"]
-    rows = [
-        (
-            row["contender"],
-            row["budget"] or "none",
-            f"{row['vision_ms']:.1f}",
-            f"{row['language_ms']:.1f}",
-            f"{row['language_ms_spread']:.0%}",
-            f"{row['decode_ms']:.2f}",
-            f"{row['decode_ms_spread']:.0%}",
-            f"{row['kv_bytes'] / 1e6:.1f}",
-            f"{row['load_ms']:.0f}",
+def _bounds(
+    ours: Mapping[str, OursContender],
+    rows: Sequence[Mapping[str, Any]],
+    ceilings: Mapping[str, Ceilings],
+) -> Iterator[dict[str, Any]]:
+    """Hold each of the bundle's own cases to the ceilings of its engine."""
+    for row in rows:
+        if row["contender"] not in ceilings:
+            continue
+        bundle = ours[row["contender"]].session.bundle
+        manifest, own = bundle.manifest, ceilings[row["contender"]]
+        num_visual = int(row["num_visual"])
+        pruning = plan_pruning(
+            manifest, method=row["method"], budget=row["budget"], num_visual=num_visual or None
         )
-        for row in report["rows"]
-    ]
-    others = report["busy_elsewhere"]
-    told = "unknown" if others is None else f"{others:.0%}"
-    machine = report["machine"]
-    return (
-        f"{machine['cpu']}, {machine['threads']} threads; medians of {report['rounds']} rounds in "
-        f"ms, decode per token; other programs took {told} of the machine\n"
-        + format_table(header, rows)
-    )
+        cost = chain_cost(
+            manifest.model,
+            manifest.vision if row["shape"] is None else None,
+            manifest.stages,
+            pruning.schedule_for(num_visual),
+            num_visual=num_visual,
+            num_text=int(row["num_tokens"]) - num_visual,
+            recycles=pruning.method.recycles,
+        )
+        weights = {
+            name: graph["weight_bytes"] for name, graph in bundle_report(bundle)["graphs"].items()
+        }
+        narrowing = WIDTHS[own.dtype] / WIDTHS[manifest.model.dtype]
+        for bound in chain_bounds(row, cost, weights, own, narrowing):
+            yield {"case": row_name(row), **asdict(bound), "share": bound.share}
+
+
+def _publish(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -124,6 +124,27 @@ class Compiler:
                 _shared[key] = shared
         return shared
 
+    def compile_bytes(self, graph: str, model: bytes) -> CompiledGraph:
+        """Return a graph that is no bundle's, ready to run.
+
+        Args:
+            graph: Its name.
+            model: Its ONNX bytes, weights included.
+
+        Raises:
+            RunnerError: The engine cannot load it.
+        """
+        settings = {**self.settings, "INFERENCE_PRECISION_HINT": self.precision}
+        try:
+            network = self.core.read_model(model)
+            compiled = self.core.compile_model(network, self.device, settings)
+        except RuntimeError as error:
+            raise RunnerError(
+                f"graph {graph} | {brief(error)} | expected a graph that OpenVINO loads on "
+                f"{self.device} | update openvino"
+            ) from error
+        return CompiledGraph(graph, compiled, self.precision)
+
     def _compile(
         self,
         bundle: Bundle,

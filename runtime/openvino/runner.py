@@ -98,6 +98,18 @@ class OpenVinoRunner:
         for graph in graphs:
             self._loaded[graph] = self._compiler.open(bundle, graph, graph in stages)
 
+    def put(self, graph: str, model: bytes) -> None:
+        """Compile a graph in memory, in place of the one of that name.
+
+        Args:
+            graph: Its name.
+            model: Its ONNX bytes, weights included.
+
+        Raises:
+            RunnerError: OpenVINO cannot load it.
+        """
+        self._loaded[graph] = self._compiler.compile_bytes(graph, model)
+
     def empty(self, shape: Sequence[int], dtype: DTypeLike, /) -> Array:
         """Reserve an array; see `Runner.empty`."""
         return np.empty(shape, dtype)

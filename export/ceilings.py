@@ -1,0 +1,91 @@
+"""The ceilings of a machine, measured on the spot: one product with many rows, and with one.
+
+Sixty products with weights of their own, of an MLP's shape, more than any cache holds: with 256
+rows the time is that of the arithmetic, with one row that of reading the weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from sparsevlm_trt.runtime.bench.contender import OursContender
+from sparsevlm_trt.runtime.bench.roofline import Ceilings
+from sparsevlm_trt.runtime.errors import RunnerError
+from sparsevlm_trt.runtime.openvino.runner import OpenVinoRunner
+from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
+
+__all__ = ["measure_ceilings"]
+
+_NAME = "ceilings"
+_WIDTHS = (576, 1536)
+_NUM_PRODUCTS = 60
+_ROWS = 256
+_TRIES = 3
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+Run = Callable[[NDArray[np.float32]], object]
+
+
+def measure_ceilings(contender: OursContender) -> Ceilings:
+    """Measure what a contender's engine reaches on its own threads.
+
+    Raises:
+        RunnerError: The engine is none that computes on the processor.
+    """
+    runner = contender.session.runner
+    if isinstance(runner, OpenVinoRunner):
+        runner.put(_NAME, _products())
+    elif isinstance(runner, OnnxRuntimeRunner) and runner.device == "cpu":
+        runner.put(_NAME, _products(), Path())
+    else:
+        raise RunnerError(
+            f"roofline | got runner {runner.name} on {runner.device} | expected onnxruntime or "
+            "openvino on the processor | leave --roofline out"
+        )
+
+    def run(x: NDArray[np.float32]) -> object:
+        return runner.run(_NAME, {"x": x})
+
+    size = _WIDTHS[0] * _WIDTHS[1] * _NUM_PRODUCTS
+    flops = 2 * size * _ROWS
+    num_bytes = size * _BYTES[contender.dtype]
+    return Ceilings(contender.dtype, flops / _seconds(run, _ROWS), num_bytes / _seconds(run, 1))
+
+
+def _seconds(run: Run, rows: int) -> float:
+    """Time the products: the best of some tries, the first one apart."""
+    x = np.ones((rows, _WIDTHS[0]), np.float32)
+    run(x)
+    taken = []
+    for _ in range(_TRIES):
+        started = time.perf_counter()
+        run(x)
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def _products() -> bytes:
+    """Products one after the other, there and back, so that none can be left out."""
+    generator = np.random.default_rng(0)
+    nodes, weights, last = [], [], "x"
+    for number in range(_NUM_PRODUCTS):
+        shape = _WIDTHS if number % 2 == 0 else _WIDTHS[::-1]
+        values = generator.standard_normal(shape, np.float32) * np.float32(shape[0] ** -0.5)
+        weights.append(numpy_helper.from_array(values, f"w{number}"))
+        nodes.append(helper.make_node("MatMul", [last, f"w{number}"], [f"y{number}"]))
+        last = f"y{number}"
+    graph = helper.make_graph(
+        nodes,
+        "ceilings",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", _WIDTHS[0]])],
+        [helper.make_tensor_value_info(last, TensorProto.FLOAT, ["rows", _WIDTHS[0]])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    return bytes(model.SerializeToString())
