@@ -1,4 +1,4 @@
-"""`sparsevlm calibrate`: quantised bundles, made on your own data, and how good they are."""
+"""`sparsevlm calibrate`: quantised bundles and schedules, made on your own data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sparsevlm_trt.calibration.budget.command import budget
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.commands.options import debug_option, json_option
 from sparsevlm_trt.runtime.console import Progress, print_json
@@ -33,7 +34,10 @@ def _read_budgets(
 
 @click.group()
 def calibrate() -> None:
-    """Fit a bundle to your data: smaller and faster numbers."""
+    """Fit a bundle to your data: smaller numbers, a schedule that fits."""
+
+
+calibrate.add_command(budget)
 
 
 @calibrate.command()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sparsevlm_trt.runtime.commands.options import read_method, read_schedule
 from sparsevlm_trt.runtime.errors import SparseVLMError
 
 __all__ = ["parity"]
@@ -24,9 +25,20 @@ __all__ = ["parity"]
     help="An image to ask about; may be repeated. Without: a synthetic one.",
 )
 @click.option("--question", metavar="TEXT", help="What to ask about each image.")
-@click.option("--method", metavar="NAME", help="Pruning method; the bundle's by default.")
+@click.option(
+    "--method",
+    metavar="NAME",
+    callback=read_method,
+    help="Pruning method; the bundle's by default.",
+)
 @click.option("--budget", type=int, help="Nominal average of visual tokens: 192, 128, 96 or 64.")
-@click.option("--schedule", metavar="LAYER:KEPT,...", help="In place of a budget.")
+@click.option(
+    "--schedule",
+    metavar="L:N,...|FILE",
+    is_eager=True,  # its file may name the method
+    callback=read_schedule,
+    help="In place of a budget.",
+)
 @click.option("--runner", default="onnxruntime", show_default=True, help="Inference engine.")
 @click.option(
     "--max-new-tokens",

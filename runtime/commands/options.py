@@ -11,6 +11,7 @@ from sparsevlm_ops.methods import METHODS
 from sparsevlm_trt.runtime.commands.method_options import NUMBER_OR_SHARE
 from sparsevlm_trt.runtime.runner import RUNNERS
 from sparsevlm_trt.runtime.runner_choice import AUTO
+from sparsevlm_trt.runtime.schedule_file import find_schedule_file
 
 __all__ = [
     "DEBUG",
@@ -20,9 +21,12 @@ __all__ = [
     "engine_options",
     "json_option",
     "pruning_options",
+    "read_method",
+    "read_schedule",
     "runner_options",
 ]
 
+_FILE_METHOD = "sparsevlm.schedule-file.method"  # key in the context's meta
 DEBUG = "sparsevlm.debug"  # key in the context's meta, which a group shares with its commands
 
 # Short names of the execution providers; any other is given in full.
@@ -56,12 +60,42 @@ def json_option(command: Command) -> Command:
     )(command)
 
 
+def read_schedule(
+    ctx: click.Context, _: click.Parameter, value: str | tuple[str, ...] | None
+) -> str | tuple[str, ...] | None:
+    """Callback of `--schedule`: a file becomes its schedule, and names the method by default.
+
+    Raises:
+        InputError: The file is broken.
+    """
+    if value is None or isinstance(value, tuple):
+        return None if value is None else tuple(_spelled(text) for text in value)
+    file = find_schedule_file(value)
+    if file is None:
+        return value
+    ctx.meta[_FILE_METHOD] = file.method
+    return file.spell()
+
+
+def _spelled(text: str) -> str:
+    file = find_schedule_file(text)
+    return text if file is None else file.spell()
+
+
+def read_method(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    """Callback of `--method`: without it, that of the schedule's file, if there is one."""
+    return ctx.meta.get(_FILE_METHOD) if value is None else value
+
+
 def pruning_options(command: Command) -> Command:
     """Add `--method`, `--budget` and `--schedule`."""
     command = click.option(
         "--schedule",
-        metavar="L:N,...",
-        help="Visual tokens to keep after each pruning layer, like 2:300,6:200,15:110.",
+        metavar="L:N,...|FILE",
+        is_eager=True,  # its file may name the method
+        callback=read_schedule,
+        help="Visual tokens to keep after each pruning layer, like 2:300,6:200,15:110, or a file "
+        "that calibrate budget made.",
     )(command)
     command = click.option(
         "--budget",
@@ -69,7 +103,10 @@ def pruning_options(command: Command) -> Command:
         help="Nominal average of visual tokens, such as 192, or a fraction of them, such as 0.33.",
     )(command)
     return click.option(
-        "--method", type=click.Choice(list(METHODS)), help="Pruning method; none keeps all."
+        "--method",
+        type=click.Choice(list(METHODS)),
+        callback=read_method,
+        help="Pruning method; none keeps all.",
     )(command)
 
 

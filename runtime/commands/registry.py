@@ -53,7 +53,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "calibrate": CommandSpec(
         "sparsevlm_trt.calibration.cli:calibrate",
-        "Fit a bundle to your data: smaller and faster numbers.",
+        "Fit a bundle to your data: smaller numbers, a schedule that fits.",
         "export",
     ),
     "evaluate": CommandSpec(

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sparsevlm_trt.runtime.commands.options import read_schedule
 from sparsevlm_trt.runtime.evaluation.configs import (
     NONE,
     Config,
@@ -41,8 +42,10 @@ _OPTIONS = (
         "--schedule",
         "schedules",
         multiple=True,
-        metavar="L:N,...",
-        help="A schedule of your own, in addition; repeatable.",
+        metavar="L:N,...|FILE",
+        callback=read_schedule,
+        help="A schedule of your own, or a file that calibrate budget made; in addition, "
+        "repeatable.",
     ),
     click.option(
         "--limit", type=click.IntRange(min=1), help="Ask only so many questions, the first ones."

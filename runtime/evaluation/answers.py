@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +43,8 @@ class Answer:
         prefill_ms: The language model's prefill, to the first logits.
         decode_ms: All decode steps together.
         decisions: What was dropped, where the text is not the unpruned model's; else None.
+        losses: Negative log-probability of each token of the unpruned answer, up to the first one
+            that was answered differently; None where nothing was asked unpruned.
     """
 
     key: str
@@ -60,6 +62,7 @@ class Answer:
     prefill_ms: float
     decode_ms: float
     decisions: Mapping[str, Any] | None
+    losses: tuple[float, ...] | None = None
 
     @property
     def first_token_ms(self) -> float:
@@ -69,9 +72,15 @@ class Answer:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Answer:
         """Read one line; KeyError or TypeError where it is no answer."""
-        made = {field.name: row[field.name] for field in fields(cls)}
+        made = {
+            field.name: row[field.name]
+            for field in fields(cls)
+            if field.default is MISSING or field.name in row
+        }
         for name in ("tokens", "margins"):
             made[name] = tuple(made[name])
+        if made.get("losses") is not None:
+            made["losses"] = tuple(made["losses"])
         made["stages"] = tuple((layer, before, after) for layer, before, after in made["stages"])
         return cls(**made)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsevlm_trt.runtime.evaluation.answers import Answer
 from sparsevlm_trt.runtime.evaluation.configs import UNPRUNED, Config
@@ -51,6 +52,9 @@ def ask(
         result = _generate(session, prompt, config, settings)
         trace, text = result.trace, result.text or ""
         changed = unpruned in known and known[unpruned].text != text
+        reference = known[unpruned].tokens if unpruned in known else None
+        if config == UNPRUNED:
+            reference = tuple(result.tokens)
         yield Answer(
             key=settings.key(question, config),
             id=question.id,
@@ -69,6 +73,7 @@ def ask(
             prefill_ms=trace.prefill_ms,
             decode_ms=sum(trace.decode_ms),
             decisions=record_from_trace(trace) if changed else None,
+            losses=None if reference is None else _losses(result, reference),
         )
 
 
@@ -113,6 +118,23 @@ def _generate(session: Session, prompt: Prompt, config: Config, settings: Settin
 
 def _margins(result: Result) -> tuple[float, ...]:
     """By how much each token's logit was above the next one."""
-    logits = np.concatenate([result.prefill_logits[None], result.step_logits])
-    best = np.partition(logits[: len(result.tokens)], -2, axis=1)
+    best = np.partition(_logits(result), -2, axis=1)
     return tuple(round(float(margin), 5) for margin in best[:, -1] - best[:, -2])
+
+
+def _losses(result: Result, reference: Sequence[int]) -> tuple[float, ...]:
+    """Negative log-probabilities of an answer's tokens, up to the first that is not ours."""
+    losses = []
+    for row, ours, token in zip(_logits(result), result.tokens, reference, strict=False):
+        top = float(row.max())
+        loss = top + float(np.log(np.exp(row - top).sum())) - float(row[token])
+        losses.append(round(loss, 6))
+        if ours != token:
+            break
+    return tuple(losses)
+
+
+def _logits(result: Result) -> NDArray[np.float32]:
+    """Logits that each token was picked from, `[tokens, vocab]`."""
+    logits = np.concatenate([result.prefill_logits[None], result.step_logits])
+    return logits[: len(result.tokens)]

@@ -23,8 +23,9 @@ class Meter:
     On a terminal a bar, else a line at the start, every half minute and at the end.
     """
 
-    def __init__(self, missing: int, already: int) -> None:
+    def __init__(self, missing: int, already: int, label: str = LABEL) -> None:
         """Take the number of answers to be made, and of those that an earlier run made."""
+        self._label = label
         self._missing = missing
         self._already = already
         self._done = 0
@@ -38,7 +39,7 @@ class Meter:
         if sys.stderr.isatty():
             # Only what is missing is counted, for the time left to come out right.
             self._bar = click.progressbar(
-                length=self._missing, label=LABEL, file=sys.stderr, show_pos=True
+                length=self._missing, label=self._label, file=sys.stderr, show_pos=True
             )
             self._bar.__enter__()
         return self
@@ -52,7 +53,7 @@ class Meter:
             self._told = time.monotonic()
             left = (self._told - self._started) / self._done * (self._missing - self._done)
             told = f", {_spell_left(left)} left" if self._done < self._missing else ""
-            click.echo(f"{LABEL} {self._done}/{self._missing}{told}", err=True)
+            click.echo(f"{self._label} {self._done}/{self._missing}{told}", err=True)
 
     def __exit__(
         self,

@@ -169,6 +169,34 @@ def test_the_image_is_seen_once_and_a_pruned_answer_is_the_sessions_own(bundle_o
     assert len(pruned.margins) == len(pruned.tokens)
 
 
+def test_losses_are_of_the_unpruned_answer_up_to_the_first_other_token(bundle_of, data):
+    question = read_questions(data).questions[1]
+    configs = plan_configs(Bundle.open(bundle_of()).manifest, ["sparsevlm"], [None], ["1:1,3:1"])
+    with Session.load(bundle_of()) as session:
+        known = {}
+        for answer in ask(session, question, configs, Settings("0", max_new_tokens=6), known):
+            known[answer.key] = answer
+        unpruned, pruned = known.values()
+        content = [{"type": "image"}, {"type": "text", "text": question.text}]
+        alone = session.generate(
+            images=[question.image],
+            messages=[{"role": "user", "content": content}],
+            schedule="1:1,3:1",
+        )
+    same = [ours == theirs for ours, theirs in zip(pruned.tokens, unpruned.tokens, strict=True)]
+    assert len(unpruned.losses) == len(unpruned.tokens)
+    assert len(pruned.losses) == [*same, False].index(False) + 1 - all(same)
+    odds = np.exp(alone.prefill_logits.astype(np.float64))
+    expected = -np.log(odds[unpruned.tokens[0]] / odds.sum())
+    assert pruned.losses[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_answers_of_an_earlier_version_are_read_without_their_losses(made):
+    row = rows_of(made.parent)[0]
+    del row["losses"]
+    assert Answer.from_json(row).losses is None
+
+
 def test_decisions_survive_the_file(bundle_of, data):
     with Session.load(bundle_of()) as session:
         trace = session.generate(
