@@ -48,7 +48,7 @@ def position_table(
     exact = places.astype(np.float32) * spread
     before = exact.astype(np.int64)
     after = np.minimum(before + 1, side - 1)
-    share = exact - before
+    share = exact - before.astype(np.float32)
     rows = np.stack([before[:, 0], before[:, 0], after[:, 0], after[:, 0]], axis=1)
     columns = np.stack([before[:, 1], after[:, 1]] * 2, axis=1)
     down = np.stack([1 - share[:, 0]] * 2 + [share[:, 0]] * 2, axis=1)
