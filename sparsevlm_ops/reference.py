@@ -105,6 +105,7 @@ def pruned_generate(
     stop_tokens: Collection[int] = (),
     position_ids: Tensor | None = None,
     words: Sequence[int] = (),
+    deepstack: Tensor | None = None,
 ) -> ReferenceResult:
     """Generate greedily with the visual tokens pruned on the way through the layers.
 
@@ -127,10 +128,13 @@ def pruned_generate(
         position_ids: Where a token has three positions, `[1, S, 3]`; they are kept as they are.
         words: Tokens of the visual block that are words between images, counted in it: no step
             drops them, and they count for nothing.
+        deepstack: What is added to the outputs of the first k layers, `[1, S, k*N]`, the layers'
+            side by side: features of the vision tower at visual tokens, zeros elsewhere. Layer
+            k - 1 may prune, after the addition; no layer before it.
 
     Raises:
-        ValueError: A pruning method without a schedule, a schedule the model does not reach, or
-            attention that gives no probabilities.
+        ValueError: A pruning method without a schedule, a schedule the model does not reach,
+            pruning before all of `deepstack` is added, or attention that gives no probabilities.
 
     Source: SparseVLM (arXiv 2410.04417), section 3; the authors' code, v1.0, v1.5 and v2.0.
     """
@@ -152,6 +156,12 @@ def pruned_generate(
     steps = _steps(schedule, rules, V - len(fixed), grid, num_layers)
     decisions = list(replay) if replay is not None else None
     given = _host_scores(rules.judge, steps, grid, seed)
+    added = () if deepstack is None else torch.split(deepstack, inputs_embeds.shape[2], dim=2)
+    if min(steps, default=num_layers) < len(added) - 1:
+        raise ValueError(
+            f"schedule | pruning after layer {min(steps)} | expected layer {len(added) - 1} or a "
+            "later one, as features are added up to there | prune later"
+        )
 
     # Who votes is settled once, from the raw embeddings; only text after the image does.
     voters, scores = _voters(inputs_embeds, P, V, fixed, rules.judge)
@@ -165,6 +175,8 @@ def pruned_generate(
     stages = []
     for index, layer in enumerate(decoder.layers):
         hidden, probabilities = run_layer(decoder, layer, hidden, numbers, cache)
+        if index < len(added):
+            hidden = hidden + added[index]
         if index not in steps or V - len(fixed) < 2:
             continue
         if index in given:

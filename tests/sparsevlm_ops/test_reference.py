@@ -95,6 +95,36 @@ def test_a_pruning_method_needs_a_schedule(model, embeds):
         pruned_generate(model, embeds, P, V, None)
 
 
+@pytest.mark.parametrize("method", ["none", "sparsevlm"])
+def test_what_is_added_is_part_of_the_first_layers_outputs(model, embeds, method):
+    added = torch.zeros(1, P + V + T, 2 * 32)
+    added[:, P : P + V] = torch.randn(1, V, 64, generator=torch.Generator().manual_seed(2))
+    options = {"schedule": SCHEDULE, "method": method}
+    own = pruned_generate(model, embeds, P, V, deepstack=added, **options)
+    hooks = [
+        layer.register_forward_hook(lambda _module, _given, output, part=part: output + part)
+        for layer, part in zip(model.model.layers[:2], added.chunk(2, dim=2), strict=True)
+    ]
+    try:
+        hooked = pruned_generate(model, embeds, P, V, **options)
+        logits = model(inputs_embeds=embeds).logits[0, -1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert torch.equal(own.prefill_logits, hooked.prefill_logits)
+    assert not torch.equal(
+        own.prefill_logits, pruned_generate(model, embeds, P, V, **options).prefill_logits
+    )
+    if method == "none":
+        torch.testing.assert_close(own.prefill_logits, logits)
+
+
+def test_pruning_before_all_is_added_is_refused(model, embeds):
+    added = torch.zeros(1, P + V + T, 3 * 32)
+    with pytest.raises(ValueError, match=r"after layer 1 \| expected layer 2"):
+        pruned_generate(model, embeds, P, V, SCHEDULE, deepstack=added)
+
+
 def test_a_layer_beyond_the_model_is_refused(model, embeds):
     with pytest.raises(ValueError, match="for a model of 4 layers"):
         pruned_generate(model, embeds, P, V, Schedule.of({3: 5}))
