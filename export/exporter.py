@@ -92,6 +92,7 @@ def export_bundle(
         schedule=schedule,
         boundaries=boundaries,
         num_visual=family.vision_spec.num_visual if family.vision_spec else BUDGET_VISUAL_TOKENS,
+        num_deepstack=family.language.num_deepstack,
     )
     stages = plan_stages(num_layers, plan.boundaries)
     methods = [m for m in METHODS if get_method(m).prunes] if plan.boundaries else []
@@ -210,4 +211,5 @@ def _model_spec(
         max_position=config.max_position,
         tied_head=config.tied_head,
         num_axes=config.num_axes,
+        num_deepstack=family.language.num_deepstack or None,
     )

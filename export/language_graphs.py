@@ -17,6 +17,7 @@ from sparsevlm_ops.steps import PRUNE_STEPS, PruneStep
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
 from sparsevlm_trt.export.decoder_layer import Projection
+from sparsevlm_trt.export.deepstack_stage import DeepstackStage
 from sparsevlm_trt.export.embed_head import Embed, Head
 from sparsevlm_trt.export.graph_module import GraphModule, WeightSource
 from sparsevlm_trt.export.stage import Stage
@@ -44,13 +45,18 @@ class LanguageGraphs:
         checkpoint: Where the weights are.
         config: The language model's Hugging Face config.
         dtype: Model type, float32 or float16.
+        num_deepstack: First layers whose outputs the vision tower feeds too.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, config: PretrainedConfig, dtype: torch.dtype
+        self,
+        checkpoint: Checkpoint,
+        config: PretrainedConfig,
+        dtype: torch.dtype,
+        num_deepstack: int = 0,
     ) -> None:
         """Read the shape; nothing else yet."""
-        self.checkpoint, self.dtype = checkpoint, dtype
+        self.checkpoint, self.dtype, self.num_deepstack = checkpoint, dtype, num_deepstack
         tied = not checkpoint.has("lm_head.weight", _HEAD_PREFIXES)
         declared = (checkpoint.config, config)  # a VLM's outer config, or the inner one, says so
         if tied and not any(getattr(each, "tie_word_embeddings", False) for each in declared):
@@ -93,7 +99,9 @@ class LanguageGraphs:
         """Decoder layers `[first, stop)`; rater attention too unless the stage is the last."""
         scores = spec.stop < self.config.num_layers
         layers = range(spec.first, spec.stop)
-        module = Stage(self.config, layers, self._rotary, self.dtype, scores)
+        num_deepstack = self.num_deepstack if spec.first == 0 else 0
+        kind = DeepstackStage if num_deepstack else Stage
+        module = kind(self.config, layers, self._rotary, self.dtype, scores)
         kv_size = self.config.num_kv_heads * self.config.head_dim
         past_names = _kv_names("past_key_values", layers)
         new_names = _kv_names("new_key_values", layers)
@@ -112,6 +120,10 @@ class LanguageGraphs:
             "past_lengths": {0: "batch"},
             "past_key_values": {0: "batch", 1: "past_len"},
         }
+        if num_deepstack:
+            fed = self._hidden(_NEW).repeat(1, 1, num_deepstack)
+            inputs = {"deepstack_features": fed, **inputs}
+            dynamic["deepstack_features"] = _TOKENS
         outputs = ["last_hidden_state", *new_names]
         output_axes = dict.fromkeys(outputs, _TOKENS)
         if scores:

@@ -58,6 +58,7 @@ class PruningPlan:
         schedule: Mapping[int, int] | str | Schedule | None = None,
         boundaries: Iterable[int] | None = None,
         num_visual: int = BUDGET_VISUAL_TOKENS,
+        num_deepstack: int = 0,
     ) -> PruningPlan:
         """Resolve what the user asked for against a model's depth.
 
@@ -71,9 +72,10 @@ class PruningPlan:
             boundaries: Places to cut. Without: those of the schedule and, with a budget, those
                 of every other method at the same depth, so that a request may name any of them.
             num_visual: Visual tokens of one image.
+            num_deepstack: First layers that the vision tower feeds too: pruning comes after them.
 
         Raises:
-            PlanError: Unknown method, budget, or layers this model does not have.
+            PlanError: Unknown method, budget, or layers this model does not have or feeds.
         """
         try:
             chosen = get_method(method)
@@ -99,6 +101,13 @@ class PruningPlan:
                 f"plan | pruning after layer {', '.join(map(str, sorted(bad)))} "
                 f"| expected layers 0 to {num_layers - 2} of this {num_layers}-layer model "
                 "| give --schedule LAYER:KEPT,..."
+            )
+        fed = sorted(layer for layer in {*cuts, *layers} if layer < num_deepstack - 1)
+        if fed:
+            raise PlanError(
+                f"plan | pruning after layer {', '.join(map(str, fed))} | expected layer "
+                f"{num_deepstack - 1} or later ones, as the vision tower feeds the first "
+                f"{num_deepstack} layers | give --schedule LAYER:KEPT,..."
             )
         uncut = [layer for layer in layers if layer not in cuts]
         if uncut:

@@ -67,7 +67,7 @@ def _answers(
         messages=[{"role": "user", "content": parts}],
     )
     prompt = ParityPrompt(question.id, read.layout, "", ids=read.ids, visuals=read.visuals)
-    embeds = reference.prompt_embeds(prompt)
+    given = reference.prompt_inputs(prompt)
     read_ms = _since(started)
     for config in configs:
         pruning = plan_pruning(
@@ -80,7 +80,7 @@ def _answers(
         started = time.perf_counter()
         made = pruned_generate(
             reference.model,
-            embeds,
+            given.embeds,
             read.layout.prefix,
             read.layout.num_visual,
             pruning.rank_rule or pruning.schedule,
@@ -89,6 +89,8 @@ def _answers(
             seed=settings.seed,
             image_grid=manifest.vision.grid if manifest.vision else None,
             stop_tokens=processor.stop_tokens,
+            position_ids=given.positions,
+            deepstack=given.deepstack,
         )
         tokenizer = processor.tokenizer
         yield Answer(

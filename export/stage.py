@@ -6,6 +6,8 @@ R raters, V visual tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +73,21 @@ class Stage(nn.Module):
             Hidden states `[B, S, N]`; rater attention `[B, H, R, V]` float32 when `scores`; then
             the new key and value of each layer, `[B, S, G*D]`.
         """
+        return self.run(
+            hidden_states, position_ids, past_lengths, past_key_values, rater_index, visual_index
+        )
+
+    def run(
+        self,
+        hidden_states: Tensor,
+        position_ids: Tensor,
+        past_lengths: Tensor,
+        past_key_values: list[Tensor],
+        rater_index: Tensor | None,
+        visual_index: Tensor | None,
+        added: Sequence[Tensor] = (),
+    ) -> tuple[Tensor, ...]:
+        """Run the stage, see `forward`; `added` are `[B, S, N]` for the first layers' outputs."""
         num_past = past_key_values[0].shape[1]
         mask = causal_mask(hidden_states.shape[1], num_past, past_lengths, self.dtype)
         rotary = self._rotary(position_ids)
@@ -79,6 +96,8 @@ class Stage(nn.Module):
         for i, layer in enumerate(self.layers.values()):
             past = past_key_values[2 * i : 2 * i + 2]
             hidden, new_key, new_value, query, keys = layer(hidden, rotary, mask, past)
+            if i < len(added):
+                hidden = hidden + added[i]
             new += [new_key, new_value]
         if not self.scores:
             return (hidden, *new)

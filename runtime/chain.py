@@ -46,6 +46,8 @@ __all__ = ["Chain", "ChainState", "Decoding"]
 
 Floats = NDArray[np.float32]
 Index = NDArray[np.int64]
+# An output of the vision graph; laid out as the prompt is, an input of the first stage.
+DEEPSTACK = "deepstack_features"
 
 
 class Decoding(Protocol):
@@ -101,6 +103,7 @@ class Chain:
         self._image_grid = vision.grid if vision and vision.layout == "block" else None
         self._heads = manifest.model.num_heads
         self._num_axes = manifest.model.num_axes
+        self._num_deepstack = manifest.model.num_deepstack or 0
         self._cache_width = manifest.model.num_kv_heads * manifest.model.head_dim
         self.dtype = np.dtype(manifest.model.dtype)
 
@@ -110,23 +113,32 @@ class Chain:
 
     def visuals(
         self, visuals: Sequence[Visual], layout: VisualLayout, clock: Clock
-    ) -> list[Tensor]:
-        """Turn images and videos into the tokens of a prompt, `[1, tokens, N]` each, in order.
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Turn images and videos into the tokens of a prompt.
 
         All rows for one graph go through it at once.
+
+        Returns:
+            The tokens, `[1, tokens, N]` each, in order; and what the first layers add to them,
+            `[1, tokens, k*N]` each, nothing where the tower feeds no layer.
         """
         from sparsevlm_trt.runtime.visuals.visual import joined_inputs
 
         packed: dict[int, list[Tensor]] = {}
+        fed: dict[int, list[Tensor]] = {}
         for graph in dict.fromkeys(one.graph for one in visuals):
             mine = {n: one for n, one in enumerate(visuals) if one.graph == graph}
             outputs = self._run(graph, joined_inputs(list(mine.values())), clock)
             start = 0
             for number, one in mine.items():
-                features = outputs["image_features"][start : start + one.num_rows]
-                packed[number] = layout.pack(one, outputs | {"image_features": features})
+                rows = slice(start, start + one.num_rows)
+                features = {"image_features": outputs["image_features"][rows]}
+                packed[number] = layout.pack(one, outputs | features)
+                if self._num_deepstack:
+                    deep = {"image_features": outputs[DEEPSTACK][rows]}
+                    fed[number] = layout.pack(one, outputs | deep)
                 start += one.num_rows
-        return [part for number in sorted(packed) for part in packed[number]]
+        return _in_order(packed), _in_order(fed)
 
     def embed(self, input_ids: Index, clock: Clock) -> Tensor:
         """Turn token ids `[B, S]` into embeddings `[B, S, N]`."""
@@ -140,6 +152,7 @@ class Chain:
         num_new: int,
         clock: Clock,
         places: Places | None = None,
+        deepstack: Tensor | None = None,
     ) -> tuple[Floats, ChainState]:
         """Read a prompt.
 
@@ -153,6 +166,7 @@ class Chain:
             num_new: Decode steps that will follow, at most: the caches hold as many more.
             clock: Takes the time of each graph.
             places: Positions of the tokens; None: one after the other.
+            deepstack: What the first k layers add, `[B, S, k*N]`, model's dtype; None: nothing.
 
         Returns:
             Logits of the last position, `[B, vocab]`, and the state to decode from.
@@ -189,7 +203,7 @@ class Chain:
             block = np.arange(layout.prefix, start, dtype=np.int64)
             visual_index = np.tile(block, (batch, 1)) if asks else _nothing(batch)
             hidden, attention = self._stage(
-                number, hidden, positions, cache, rater_index, visual_index, clock
+                number, hidden, positions, cache, rater_index, visual_index, clock, deepstack
             )
             if not acts:
                 continue
@@ -302,6 +316,7 @@ class Chain:
         rater_index: Index,
         visual_index: Index,
         clock: Clock,
+        deepstack: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run a stage; its new keys and values go straight into the cache."""
         batch, count, _ = hidden.shape
@@ -313,6 +328,10 @@ class Chain:
             "position_ids": positions,
             "past_lengths": cache.lengths.copy(),
         }
+        if number == 0 and self._num_deepstack:
+            width = self._num_deepstack * hidden.shape[2]
+            nothing = np.zeros((batch, count, width), hidden.dtype)
+            inputs[DEEPSTACK] = nothing if deepstack is None else deepstack
         into = {"last_hidden_state": result}
         if number < len(self._stages) - 1:
             inputs["rater_index"], inputs["visual_index"] = rater_index, visual_index
@@ -357,6 +376,11 @@ class Chain:
         outputs = self._runner.run(graph, inputs, into)
         clock.add(step or graph, started)
         return outputs
+
+
+def _in_order(by_number: Mapping[int, Sequence[Tensor]]) -> list[Tensor]:
+    """The parts of all visuals, first to last."""
+    return [part for number in sorted(by_number) for part in by_number[number]]
 
 
 def _nothing(batch: int) -> Index:

@@ -149,7 +149,13 @@ def generate(
         # Rows that decode with others move into caches that grow.
         num_new = limit - 1 if num_rows == 1 else 0
         logits, state = chain.prefill(
-            prompt.embeds, prompt.layout, request.pruning, num_new, clock, prompt.places
+            prompt.embeds,
+            prompt.layout,
+            request.pruning,
+            num_new,
+            clock,
+            prompt.places,
+            prompt.deepstack,
         )
         for number in range(len(logits)):
             row = AnswerRow(

@@ -108,7 +108,9 @@ class StageSpec:
 class ModelSpec:
     """The language model that was exported.
 
-    A token has `num_axes` positions: one, or three (time, row, column) by M-RoPE.
+    A token has `num_axes` positions: one, or three (time, row, column) by M-RoPE. The vision tower
+    feeds the outputs of the first `num_deepstack` layers too, all in the first stage; None: of no
+    layer.
     """
 
     source: str
@@ -126,6 +128,7 @@ class ModelSpec:
     max_position: int
     tied_head: bool
     num_axes: int = 1
+    num_deepstack: int | None = field(default=None, metadata={"optional": True})
 
     def problems(self, where: str) -> Iterator[str]:
         """Say what no model can be."""

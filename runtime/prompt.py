@@ -49,12 +49,14 @@ class Prompt:
         layout: Where the visual block lies.
         image_config: How its images became pixels; None without images.
         places: Positions of its tokens; None: one after the other.
+        deepstack: What the first layers add, `[B, S, k*N]` of the model's dtype; None: nothing.
     """
 
     embeds: Tensor
     layout: Layout
     image_config: ImageConfig | None = None
     places: Places | None = None
+    deepstack: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,19 +168,18 @@ def prompt_from_text(
     read = read_prompt(manifest, processor, clock, **given)
     if not read.visuals:
         return Prompt(chain.embed(read.ids[None], clock), read.layout)
-    features = chain.visuals(read.visuals, processor.layout, clock)
+    features, fed = chain.visuals(read.visuals, processor.layout, clock)
     # The placeholder may lie beyond the embedding table; its row is not used.
     ids = read.ids.copy()
     ids[read.places] = 0
     words = chain.embed(ids[None], clock)
-    tokens = joined(features, 1, chain.empty)
-    parts, start, used = [], 0, 0
-    for place, count in _runs(read.places):
-        parts += [words[:, start:place], tokens[:, used : used + count]]
-        start, used = place + count, used + count
-    parts.append(words[:, start:])
+    embeds = _between(words, features, read.places, chain)
+    deepstack = None
+    if fed:  # words are fed nothing
+        nothing = np.zeros((1, len(ids), fed[0].shape[2]), fed[0].dtype)
+        deepstack = _between(nothing, fed, read.places, chain)
     config, places = processor.images.config, positions_of(read, manifest)
-    return Prompt(joined(parts, 1, chain.empty), read.layout, config, places)
+    return Prompt(embeds, read.layout, config, places, deepstack)
 
 
 def positions_of(read: Reading, manifest: Manifest) -> Places | None:
@@ -189,8 +190,9 @@ def positions_of(read: Reading, manifest: Manifest) -> Places | None:
 
     starts = np.cumsum([0, *(visual.num_tokens for visual in read.visuals)])
     blocks = [
-        (int(read.places[start]), visual.cells, visual.interval)
+        (int(read.places[start + first]), cells, visual.interval)
         for start, visual in zip(starts[:-1], read.visuals, strict=True)
+        for first, cells in visual.blocks
     ]
     return Places(*token_positions(len(read.ids), blocks))
 
@@ -306,6 +308,16 @@ def _with_visuals(
     visuals = tuple(next(sources[mark]) for mark in found)
     made = iter(visuals)
     return re.sub(pattern, lambda _: next(made).text, text), visuals
+
+
+def _between(words: Tensor, features: Sequence[Tensor], places: Index, chain: Chain) -> Tensor:
+    """Put features `[1, n, *]` into the places of words `[1, S, *]`."""
+    tokens = joined(features, 1, chain.empty)
+    parts, start, used = [], 0, 0
+    for place, count in _runs(places):
+        parts += [words[:, start:place], tokens[:, used : used + count]]
+        start, used = place + count, used + count
+    return joined([*parts, words[:, start:]], 1, chain.empty)
 
 
 def _runs(places: Index) -> list[tuple[int, int]]:

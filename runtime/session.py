@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -251,7 +252,7 @@ class Session:
         """Lay prompts of one layout into one batch."""
         embeds = joined([prompt.embeds for prompt in alike], 0, self.chain.empty)
         first = alike[0]
-        return Prompt(embeds, first.layout, first.image_config, first.places)
+        return replace(first, embeds=embeds)
 
     def _events(
         self, request: Request, prompts: Sequence[Prompt], clock: Clock

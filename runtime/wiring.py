@@ -41,6 +41,12 @@ def _stage_problems(manifest: Manifest) -> Iterator[str]:
         next_layer = stage.stop
     if next_layer != num_layers:
         yield f"stages | end before layer {next_layer} | expected to cover {num_layers} layers"
+    fed = manifest.model.num_deepstack or 0
+    if manifest.stages[0].stop < fed:
+        yield (
+            f"stages[0] | ends before layer {manifest.stages[0].stop} | expected to hold the "
+            f"{fed} layers that the vision tower feeds"
+        )
     cuts = tuple(stage.stop - 1 for stage in manifest.stages[:-1])
     if cuts != manifest.plan.boundaries:
         yield (

@@ -135,22 +135,23 @@ class Sides:
             plan["schedule"] = schedule
         chain, calls = self._record(prompt, **plan)
         vision = self.session.bundle.manifest.vision
-        embeds, positions = self.reference.prompt_inputs(prompt)
+        given = self.reference.prompt_inputs(prompt)
         own = pruned_generate(
             self.reference.model,
-            embeds,
+            given.embeds,
             prompt.layout.prefix,
             prompt.layout.num_visual,
             schedule,
             method=method,
             max_new_tokens=self.num_tokens,
             image_grid=vision.grid if vision and vision.layout == "block" else None,
-            position_ids=positions,
+            position_ids=given.positions,
             words=prompt.layout.words,
+            deepstack=given.deepstack,
         )
         path = chain.trace.stages
         manifest = self.session.bundle.manifest
-        followed = follow(self.reference, manifest, embeds, prompt.layout, path, calls)
+        followed = follow(self.reference, manifest, given, prompt.layout, path, calls)
         replayed = self._replay(prompt, method, schedule, own)
         logits = torch.cat([own.prefill_logits[None], own.step_logits]).numpy()
         decisions = compare_decisions(path, own, followed, calls, self._dtype)

@@ -22,7 +22,7 @@ from sparsevlm_ops.recycling import cluster_means, clusters
 from sparsevlm_ops.schedule import num_merged
 from sparsevlm_ops.scoring import visual_scores
 from sparsevlm_trt.export.parity.recorder import GraphCall
-from sparsevlm_trt.export.parity.reference_model import ReferenceModel
+from sparsevlm_trt.export.parity.reference_model import PromptInputs, ReferenceModel
 from sparsevlm_trt.export.parity.torch_graphs import TorchGraphs
 from sparsevlm_trt.runtime.boundary import WORD_SCORE, Layout
 from sparsevlm_trt.runtime.manifest import Manifest
@@ -64,7 +64,7 @@ class Followed:
 def follow(
     reference: ReferenceModel,
     manifest: Manifest,
-    embeds: Tensor,
+    prompt: PromptInputs,
     layout: Layout,
     path: Sequence[StageTrace],
     calls: Sequence[GraphCall],
@@ -74,7 +74,7 @@ def follow(
     Args:
         reference: The checkpoint's model.
         manifest: Describes the stages.
-        embeds: The prompt as the reference embeds it, `[1, S, N]` float32.
+        prompt: The prompt as the reference reads it, float32.
         layout: Where its visual block lies.
         path: What the chain did at each boundary that pruned.
         calls: The graph calls of the chain's prefill; who rated, what was merged and at which
@@ -91,7 +91,7 @@ def follow(
         for call in calls
         if call.phase == "prefill" and call.graph.startswith("stage_")
     }
-    hidden, start, count = embeds, layout.prefix, layout.num_visual
+    hidden, start, count = prompt.embeds, layout.prefix, layout.num_visual
     words = np.array(layout.words, np.int64)
     boundaries = []
     for stage in manifest.stages:
@@ -103,6 +103,8 @@ def follow(
             "rater_index": (raters + start + count)[None],
             "visual_index": torch.arange(start, start + count)[None],
         }
+        if stage.first == 0 and prompt.deepstack is not None:
+            given["deepstack_features"] = prompt.deepstack
         for layer in range(stage.first, stage.stop):
             for part in ("key", "value"):
                 given[f"past_key_values.{layer}.{part}"] = torch.zeros(1, 0, width)

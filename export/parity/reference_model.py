@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,22 @@ from sparsevlm_trt.export.parity.prompts import ParityPrompt
 from sparsevlm_trt.runtime.errors import ParityError
 from sparsevlm_trt.runtime.manifest import Manifest
 
-__all__ = ["ReferenceModel"]
+__all__ = ["PromptInputs", "ReferenceModel"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptInputs:
+    """A prompt as the decoder is given it.
+
+    Attributes:
+        embeds: `[1, S, N]`.
+        positions: `[1, S, 3]` where a token has three, else None.
+        deepstack: What its first k layers add, `[1, S, k*N]`, where the vision tower feeds them.
+    """
+
+    embeds: Tensor
+    positions: Tensor | None = None
+    deepstack: Tensor | None = None
 
 
 class ReferenceModel:
@@ -78,25 +94,18 @@ class ReferenceModel:
 
     def prompt_embeds(self, prompt: ParityPrompt) -> Tensor:
         """The prompt as the first layer sees it, `[1, S, N]`."""
-        return self.prompt_inputs(prompt)[0]
+        return self.prompt_inputs(prompt).embeds
 
     @torch.no_grad()
-    def prompt_inputs(self, prompt: ParityPrompt) -> tuple[Tensor, Tensor | None]:
-        """The prompt as the first layer sees it, by transformers' own `forward`.
-
-        Returns:
-            Embeddings `[1, S, N]`; positions `[1, S, 3]` where a token has three, else None.
-        """
+    def prompt_inputs(self, prompt: ParityPrompt) -> PromptInputs:
+        """The prompt as the decoder sees it, by transformers' own `forward`."""
         if prompt.embeds is not None:
-            return torch.from_numpy(prompt.embeds.astype(np.float32))[None], None
+            return PromptInputs(torch.from_numpy(prompt.embeds.astype(np.float32))[None])
         hook = self.decoder.register_forward_pre_hook(_catch, with_kwargs=True)
         try:
             self.model(**self._inputs(prompt))
         except _CaughtError as caught:
-            positions = caught.positions
-            if positions is None or positions.dim() == 2:
-                return caught.embeds, None
-            return caught.embeds, positions.permute(1, 2, 0)
+            return caught.inputs
         finally:
             hook.remove()
         raise AssertionError("transformers' model did not call its decoder")
@@ -137,13 +146,21 @@ class ReferenceModel:
 class _CaughtError(Exception):
     """Carries what the decoder was called with: nothing after it need be run."""
 
-    def __init__(self, embeds: Tensor, positions: Tensor | None) -> None:
+    def __init__(self, inputs: PromptInputs) -> None:
         super().__init__()
-        self.embeds, self.positions = embeds, positions
+        self.inputs = inputs
 
 
 def _catch(_decoder: Any, _args: Any, given: dict[str, Any]) -> None:
-    raise _CaughtError(given["inputs_embeds"], given.get("position_ids"))
+    embeds, positions = given["inputs_embeds"], given.get("position_ids")
+    if positions is not None:
+        positions = positions.permute(1, 2, 0) if positions.dim() == 3 else None
+    deepstack = None
+    if given.get("deepstack_visual_embeds") is not None:
+        layers = given["deepstack_visual_embeds"]
+        deepstack = embeds.new_zeros(*embeds.shape[:2], len(layers) * embeds.shape[2])
+        deepstack[given["visual_pos_masks"]] = torch.cat(layers, dim=1)
+    raise _CaughtError(PromptInputs(embeds, positions, deepstack))
 
 
 def _check_same_model(source: Checkpoint, manifest: Manifest) -> None:

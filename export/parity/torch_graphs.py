@@ -101,6 +101,8 @@ class TorchGraphs:
         mask = _mask(hidden.shape[1], past, given["past_lengths"])
         rotary = decoder.rotary_emb(hidden, axes_first(positions))
         made: dict[str, Tensor] = {}
+        fed = given.get("deepstack_features")
+        added = () if fed is None else torch.split(fed, hidden.shape[2], dim=2)
         probabilities: list[Tensor] = []
 
         def catch(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
@@ -125,6 +127,8 @@ class TorchGraphs:
                 )
             finally:
                 hook.remove()
+            if number < len(added):
+                hidden = hidden + added[number]
             made[f"new_key_values.{number}.key"] = _rows(cache.new_key)
             made[f"new_key_values.{number}.value"] = _rows(cache.new_value)
         made["last_hidden_state"] = hidden

@@ -73,13 +73,16 @@ def _patches(model: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         places = given["patch_positions"][given["segments"] == segment]
         grid.append([1, *(places.max(dim=0).values + 1).tolist()])
     found = model.model.visual(given["pixel_values"], grid_thw=torch.tensor(grid))
-    return {"image_features": found.pooler_output}
+    made = {"image_features": found.pooler_output}
+    deep = getattr(found, "deepstack_features", None)
+    return made | {"deepstack_features": torch.cat(deep, dim=1)} if deep else made
 
 
 _FORMS: dict[str, Callable[[Any, Mapping[str, Tensor]], dict[str, Tensor]]] = {
     "internvl": _features,
     "qwen2_5_vl": _patches,
     "qwen2_vl": _patches,
+    "qwen3_vl": _patches,
     "smolvlm": _tiles,
     "video_llava": _features,
 }

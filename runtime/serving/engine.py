@@ -191,7 +191,13 @@ class Engine:
             limit,
         )
         logits, state = session.chain.prefill(
-            prompt.embeds, prompt.layout, request.pruning, 0, clock, prompt.places
+            prompt.embeds,
+            prompt.layout,
+            request.pruning,
+            0,
+            clock,
+            prompt.places,
+            prompt.deepstack,
         )
         stages = tuple(state.prunes[0])
         kept = stages[-1].num_visual_out if stages else prompt.layout.num_visual

@@ -38,6 +38,7 @@ class Visual:
         graph: The graph that makes its features.
         cells: Time steps, rows and columns of its tokens, where these have three positions.
         interval: How far apart time steps are, in positions.
+        apart: Whether words stand between its time steps.
     """
 
     kind: Literal["image", "video"]
@@ -50,6 +51,15 @@ class Visual:
     graph: str = "vision"
     cells: tuple[int, int, int] = (0, 0, 0)
     interval: float = 1.0
+    apart: bool = False
+
+    @property
+    def blocks(self) -> list[tuple[int, tuple[int, int, int]]]:
+        """Its runs of tokens: the first token of each, and time steps, rows and columns."""
+        time, rows, columns = self.cells
+        if not self.apart:
+            return [(0, self.cells)]
+        return [(step * rows * columns, (1, rows, columns)) for step in range(time)]
 
 
 class VisualLayout(Protocol):

@@ -53,6 +53,20 @@ def test_a_schedule_comes_before_a_budget(schedule):
     assert plan.source == "given by the user"
 
 
+@pytest.mark.parametrize("num_layers", [28, 36, 64])
+def test_the_default_plan_comes_after_the_layers_that_a_tower_feeds(num_layers):
+    assert PruningPlan.make(num_layers, num_deepstack=3).boundaries[0] >= 2
+
+
+@pytest.mark.parametrize(
+    "cuts", [{"schedule": "1:9,3:5"}, {"boundaries": [1, 2], "method": "none"}]
+)
+def test_pruning_before_a_fed_layer_is_refused(cuts):
+    with pytest.raises(PlanError, match=r"after layer 1 \| expected layer 2 or later ones"):
+        PruningPlan.make(6, num_deepstack=3, **cuts)
+    PruningPlan.make(6, num_deepstack=2, **cuts)
+
+
 def test_more_cuts_than_the_schedule_uses():
     plan = PruningPlan.make(6, schedule="3:5", boundaries=[3, 1, 1, 4])
     assert plan.boundaries == (1, 3, 4)

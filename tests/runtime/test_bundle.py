@@ -229,6 +229,10 @@ LINK = "links[2] stage_0.last_hidden_state -> prune_sparsevlm.hidden_states | "
         ),
         (lambda plain: plain["stages"][1].update(graph="stage_0"), "stands for several stages"),
         (
+            lambda plain: plain["model"].update(num_deepstack=2),
+            "stages[0] | ends before layer 1 | expected to hold the 2 layers that the vision",
+        ),
+        (
             lambda plain: plain["plan"].update(boundaries=[0, 1]),
             "plan.boundaries | got [0, 1] | expected the last layers of all stages but the last",
         ),

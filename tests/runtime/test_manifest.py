@@ -52,6 +52,7 @@ models = st.builds(
     num_kv_heads=st.sampled_from([1, 2, 3, 4, 6, 12]),
     dtype=st.sampled_from(["float32", "float16"]),
     tied_head=st.booleans(),
+    num_deepstack=st.none() | counts,
 )
 visions = st.builds(
     VisionSpec,
@@ -170,6 +171,7 @@ def test_every_structural_problem_is_said_at_once(plain: dict) -> None:
         ("model.dtype", "float64", "expected one of float32, float16"),
         ("model.num_layers", 0, "expected 1 or more"),
         ("model.num_kv_heads", 3, "expected a divisor of num_heads 2"),
+        ("model.num_deepstack", 0, "expected 1 or more"),
         ("vision.image_size", [0, 4], "expected 1 or more"),
         ("plan.method", "fastv", "expected one of none, sparsevlm"),
         ("plan.boundaries", [2, 1], "expected ascending layers"),
