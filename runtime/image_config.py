@@ -71,7 +71,8 @@ PROCESSOR_TYPES: Mapping[str, Mapping[str, Any]] = {
     "LlavaOnevisionVideoProcessor": _ONEVISION,
     "Qwen2VLImageProcessor": _QWEN,
     "Qwen2VLVideoProcessor": _QWEN,
-    "Qwen3VLVideoProcessor": _QWEN | {"image_mean": _HALF, "image_std": _HALF},
+    "Qwen3VLVideoProcessor": _QWEN
+    | {"image_mean": _HALF, "image_std": _HALF, "cap_pixels_per_frame": False},
     "SiglipImageProcessor": _SIGLIP,
     "SmolVLMImageProcessor": _QWEN
     | {
@@ -85,7 +86,11 @@ _OPTIONS: Mapping[str, Mapping[str, int]] = {
     "GotOcr2ImageProcessor": {"min_patches": 1, "max_patches": 12},
     "Qwen2VLImageProcessor": {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 1280},
     "Qwen2VLVideoProcessor": {"min_pixels": 128 * 28 * 28, "max_pixels": 28 * 28 * 768},
-    "Qwen3VLVideoProcessor": {"min_pixels": 128 * 32 * 32, "max_pixels": 32 * 32 * 768},
+    "Qwen3VLVideoProcessor": {
+        "min_pixels": 128 * 32 * 32,
+        "max_pixels": 32 * 32 * 768,
+        "max_video_tokens": 768,
+    },
     "SmolVLMImageProcessor": {"longest_edge": 4 * 364, "tile_edge": 364},
 }
 # Where files have those numbers that are not found by their name: the key, and the key within it.
@@ -206,6 +211,8 @@ class ImageConfig:
         square = config.get("default_to_square") is True
         # Sizes that depend on the image's are for a layout to find.
         resizes = read.flag("do_resize") and defaults["size"] is not None
+        # What a frame's tokens are at most matters where a video's size is settled by frames.
+        caps = "cap_pixels_per_frame" in defaults and read.flag("cap_pixels_per_frame")
         result = cls(
             convert_rgb=read.flag("do_convert_rgb"),
             square=_colour(mean) if pads and llava else None,
@@ -221,6 +228,7 @@ class ImageConfig:
             options=tuple(
                 (key, read.count(key, _option(config, key), default))
                 for key, default in _OPTIONS.get(kind, {}).items()
+                if caps or key != "max_video_tokens"
             ),
         )
         if read.problems:

@@ -26,3 +26,14 @@ class Clip:
 
     frames: Sequence[ImageSource]
     frames_per_second: float = FRAMES_PER_SECOND
+
+    def times(self, depth: int) -> list[float]:
+        """When each `depth` frames are shown, in seconds from the first: amid their own times.
+
+        Frames that the last ones lack are the last one again.
+        """
+        last = len(self.frames) - 1
+        starts = range(0, len(self.frames), depth)
+        spans = [(first, min(first + depth - 1, last)) for first in starts]
+        rate = self.frames_per_second
+        return [(first / rate + end / rate) / 2 for first, end in spans]

@@ -40,14 +40,21 @@ def open_layout(
     if spec.layout == "anyres":
         return AnyResLayout(spec, images, frames, image, video)
     if spec.layout == "tiles":
-        around = (tokenizer.text_of(spec.setting(name)) for name in ("start_token", "end_token"))
-        return TilesLayout(spec, images, frames, image, (next(around), next(around)))
+        around = _pair(spec, tokenizer, "start_token", "end_token")
+        return TilesLayout(spec, images, frames, image, around)
     if spec.layout == "patches":
-        return PatchesLayout(spec, images, frames, image, video)
+        stamped = "start_token" in spec.settings
+        borders = _pair(spec, tokenizer, "start_token", "end_token") if stamped else None
+        return PatchesLayout(spec, images, frames, image, video, borders)
     if spec.layout == "split":
-        words = (tokenizer.text_of(spec.setting(name)) for name in ("border_token", "whole_token"))
-        return SplitLayout(spec, images, image, next(words), next(words))
+        border, whole = _pair(spec, tokenizer, "border_token", "whole_token")
+        return SplitLayout(spec, images, image, border, whole)
     raise BundleError(
         f"vision.layout | got {spec.layout!r} | expected anyres, block, patches, split or tiles "
         "| install a newer sparsevlm-trt, or export the bundle again"
     )
+
+
+def _pair(spec: VisionSpec, tokenizer: Tokenizer, first: str, second: str) -> tuple[str, str]:
+    """The texts of two tokens that the settings name."""
+    return tokenizer.text_of(spec.setting(first)), tokenizer.text_of(spec.setting(second))

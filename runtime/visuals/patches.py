@@ -8,28 +8,29 @@ Source: transformers 5.24, `Qwen2VLImageProcessor`, `Qwen2VLModel.get_rope_index
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsevlm_trt.runtime.device_array import Tensor
-from sparsevlm_trt.runtime.errors import InputError
+from sparsevlm_trt.runtime.image_config import ImageConfig
 from sparsevlm_trt.runtime.image_loader import ImageSource, check_area, load_image
 from sparsevlm_trt.runtime.image_processor import ImageProcessor, Pixels
 from sparsevlm_trt.runtime.manifest import VisionSpec
 from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.frames import no_videos
 from sparsevlm_trt.runtime.visuals.grids import position_table, window_numbers
+from sparsevlm_trt.runtime.visuals.sizes import film_size, smart_size
 from sparsevlm_trt.runtime.visuals.visual import Visual
 
-__all__ = ["PatchesLayout", "smart_size"]
+__all__ = ["PatchesLayout"]
 
 Index = NDArray[np.int64]
-LONGEST = 200  # an image may be so many times as long as wide
+_Sized: TypeAlias = Callable[[tuple[int, int], int, ImageConfig], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class PatchesLayout:
     The settings are `patch_size`, `merge_size`, `temporal_patch_size`; `window_size` where most
     layers of the tower look at a window only; `position_side` where positions are a learned
     square grid that is resampled; `time_steps`, positions per second of a video, 0 for one each.
+    With `borders`, which begin and end a frame, each time step of a video stands behind its time.
     """
 
     spec: VisionSpec
@@ -46,10 +48,11 @@ class PatchesLayout:
     frames: ImageProcessor | None
     placeholder: str
     video_placeholder: str
+    borders: tuple[str, str] | None = None
 
     def image(self, source: ImageSource, alone: bool) -> Visual:
         """Bring an image to whole patches, within the bounds of its number of pixels."""
-        pixels = self._resized([source], self.images)
+        pixels = self._resized([source], self.images, smart_size)
         # A still is as long as a patch: every frame of it is the same.
         still = np.repeat(pixels, self.spec.setting("temporal_patch_size"), axis=0)
         return self._visual("image", still, self.placeholder, 1.0)
@@ -58,25 +61,36 @@ class PatchesLayout:
         """Bring all frames to whole patches; two frames or so are one patch deep."""
         if self.frames is None:
             raise no_videos(clip)
-        pixels = self._resized(clip.frames, self.frames)
         depth = self.spec.setting("temporal_patch_size")
+        whole = partial(film_size, num_frames=len(clip.frames), depth=depth)
+        pixels = self._resized(clip.frames, self.frames, whole if self.borders else smart_size)
         missing = -len(pixels) % depth
         pixels = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
         steps = self.spec.setting("time_steps")
         interval = steps * depth / clip.frames_per_second if steps else 1.0
-        return self._visual("video", pixels, self.video_placeholder, interval)
+        film = self._visual("video", pixels, self.video_placeholder, interval)
+        return self._stamped(film, clip.times(depth)) if self.borders else film
 
     def pack(self, visual: Visual, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Take the features as they are."""
         return [outputs["image_features"][None]]
 
-    def _resized(self, sources: Sequence[ImageSource], processor: ImageProcessor) -> Pixels:
+    def _stamped(self, film: Visual, seconds: Sequence[float]) -> Visual:
+        """Put each time step behind its time; source: `Qwen3VLProcessor.replace_video_token`."""
+        assert self.borders is not None
+        begin, end = self.borders
+        tokens = self.video_placeholder * (film.num_tokens // len(seconds))
+        text = "".join(f"<{second:.1f} seconds>{begin}{tokens}{end}" for second in seconds)
+        return replace(film, text=text, apart=True)
+
+    def _resized(
+        self, sources: Sequence[ImageSource], processor: ImageProcessor, sized: _Sized
+    ) -> Pixels:
         """Give frames of one size, `[frames, 3, h, w]`."""
         config = processor.config
         opened = [load_image(one, convert_rgb=config.convert_rgb) for one in sources]
         unit = self.spec.setting("patch_size") * self.spec.setting("merge_size")
-        least, most = config.option("min_pixels"), config.option("max_pixels")
-        height, width = smart_size((opened[0].height, opened[0].width), unit, least, most)
+        height, width = sized((opened[0].height, opened[0].width), unit, config)
         check_area(width, height, "after resizing")
         return np.stack(
             [processor.pixels(one.resize((width, height), config.resample)) for one in opened]
@@ -115,38 +129,6 @@ class PatchesLayout:
             cells=(time, rows // merge, columns // merge),
             interval=interval,
         )
-
-
-def smart_size(size: tuple[int, int], unit: int, least: int, most: int) -> tuple[int, int]:
-    """Find the size nearest to an image's whose sides are whole units.
-
-    Args:
-        size: Rows and columns, pixels.
-        unit: Pixels of a merged patch.
-        least: Pixels at least, in all.
-        most: Pixels at most.
-
-    Raises:
-        InputError: The image is too long for its width.
-
-    Source: `smart_resize` of Qwen2-VL's processor.
-    """
-    height, width = size
-    if max(size) / min(size) > LONGEST:
-        raise InputError(
-            f"image | got {width}x{height} pixels | expected at most {LONGEST} times as long as "
-            "wide | crop it first"
-        )
-    rows, columns = round(height / unit) * unit, round(width / unit) * unit
-    if rows * columns > most:
-        scale = math.sqrt(height * width / most)
-        rows = max(unit, math.floor(height / scale / unit) * unit)
-        columns = max(unit, math.floor(width / scale / unit) * unit)
-    elif rows * columns < least:
-        scale = math.sqrt(least / (height * width))
-        rows = math.ceil(height * scale / unit) * unit
-        columns = math.ceil(width * scale / unit) * unit
-    return rows, columns
 
 
 def _merged_order(rows: int, columns: int, merge: int) -> Index:

@@ -6,6 +6,7 @@ needs torchvision too (it has a video part), its own rule for the placeholders i
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from transformers import (
     LlavaOnevisionProcessor,
     PreTrainedTokenizerFast,
     Qwen2VLProcessor,
+    Qwen3VLProcessor,
     SmolVLMProcessor,
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -31,7 +33,9 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
     LlavaOnevisionImageProcessorPil,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+from transformers.video_utils import VideoMetadata
 from transformers.vision_utils import (
     get_vision_interpolation_indices_and_weights,
     get_vision_position_ids,
@@ -39,6 +43,7 @@ from transformers.vision_utils import (
 )
 
 from sparsevlm_trt.runtime.errors import InputError
+from sparsevlm_trt.runtime.image_config import ImageConfig
 from sparsevlm_trt.runtime.image_processor import ImageProcessor
 from sparsevlm_trt.runtime.manifest import VisionSpec
 from sparsevlm_trt.runtime.tokenizer import Tokenizer
@@ -46,6 +51,7 @@ from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.grids import position_table, window_numbers
 from sparsevlm_trt.runtime.visuals.layouts import open_layout
 from sparsevlm_trt.runtime.visuals.resample import resampled
+from sparsevlm_trt.runtime.visuals.sizes import film_size
 from sparsevlm_trt.runtime.visuals.visual import Visual, joined_inputs
 
 TOLERANCE = 1e-5
@@ -60,6 +66,12 @@ THEIRS = {
     ),
     "internvl": GotOcr2ImageProcessorPil(size=SIDE, crop_to_patches=True, max_patches=6),
     "qwen2_vl": Qwen2VLImageProcessorPil(size={"shortest_edge": 3136, "longest_edge": 31360}),
+    "qwen3_vl": Qwen2VLImageProcessorPil(
+        patch_size=16,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        size={"shortest_edge": 4096, "longest_edge": 40960},
+    ),
     "smolvlm": SmolVLMImageProcessorPil(
         size={"longest_edge": 112}, max_image_size={"longest_edge": 56}, return_row_col_info=True
     ),
@@ -77,6 +89,17 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "layout": "patches",
         "settings": {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2},
     },
+    "qwen3_vl": {
+        "layout": "patches",
+        "settings": {
+            "patch_size": 16,
+            "merge_size": 2,
+            "temporal_patch_size": 2,
+            "position_side": 6,
+            "start_token": 264,
+            "end_token": 265,
+        },
+    },
 }
 SHAPES = [(90, 70), (57, 56), (33, 200), (300, 31), (1, 40), (40, 1), (2500, 1900)]
 
@@ -90,6 +113,8 @@ def vocabulary(tmp_path_factory):
         end_image_token="</img>",
         fake_image_token=BORDER,
         global_image_token="<global-img>",
+        vision_start_token="<|vision_start|>",
+        vision_end_token="<|vision_end|>",
     )
     return Tokenizer.open(folder), PreTrainedTokenizerFast.from_pretrained(folder)
 
@@ -141,7 +166,8 @@ def replaced(family: str, tokenizer: Any, made: Any, number: int) -> str:
         image |= {"image_seq_len": 4, "fake_image_token": BORDER}
         image |= {"global_image_token": "<global-img>"}
     else:
-        whole = Qwen2VLProcessor.__new__(Qwen2VLProcessor)
+        kind = Qwen3VLProcessor if family == "qwen3_vl" else Qwen2VLProcessor
+        whole = kind.__new__(kind)
     vars(whole).update(image)
     return whole.replace_image_token(made, number)
 
@@ -250,6 +276,7 @@ def test_patches_know_their_places(vocabulary, time):
     assert all(len(np.unique(group)) == 1 for group in groups)
     assert len({int(group[0, 0]) for group in groups}) == len(groups)
     entries, shares = position_table(one, (2 * rows, 2 * columns), 6)
+    assert shares.dtype == np.float32
     theirs, weights = get_vision_interpolation_indices_and_weights(
         grid[:, :], 6, align_corners=True, spatial_merge_size=2
     )
@@ -264,3 +291,50 @@ def test_groups_of_two_pictures_stay_apart():
     one = Visual("video", part, 1, 1, "", (1, 1))
     assert joined_inputs([one, one])["segments"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert joined_inputs([one, one])["pixel_values"].shape == (8, 2)
+
+
+@pytest.mark.parametrize("num_frames", [2, 3, 4, 9])
+@pytest.mark.parametrize("shape", [(90, 150), (20, 50), (31, 300), (900, 700), (1, 40)])
+@pytest.mark.parametrize("tokens", [0, 5])
+def test_a_film_is_sized_as_a_whole(shape, num_frames, tokens):
+    least, most = 4096, 40960
+    config = ImageConfig.from_hf(
+        {
+            "video_processor_type": "Qwen3VLVideoProcessor",
+            "size": {"shortest_edge": least, "longest_edge": most},
+            "cap_pixels_per_frame": tokens > 0,
+            "max_video_tokens": tokens or 768,
+        }
+    )
+    ours = film_size(shape, 32, config, num_frames=num_frames, depth=2)
+    if tokens:  # as `Qwen3VLVideoProcessor.resize` has it, which needs torchvision
+        frame = max(min(tokens * 32 * 32, most // num_frames), int(least * 1.05))
+        most = frame * num_frames
+    assert ours == smart_resize(num_frames, *shape, 2, 32, least, most)
+
+
+@pytest.mark.parametrize(("num_frames", "rate"), [(2, 2.0), (5, 2.0), (8, 0.7), (7, 29.97)])
+def test_frames_stand_behind_their_times(num_frames, rate, vocabulary):
+    ours, theirs = vocabulary
+    clip = Clip([picture(70, 90, seed=n) for n in range(num_frames)], rate)
+    film = layout_of("qwen3_vl", ours).video(clip)
+    time, rows, columns = film.cells
+    whole = Qwen3VLProcessor.__new__(Qwen3VLProcessor)
+    vars(whole).update(
+        video_token="<video>",
+        vision_start_token="<|vision_start|>",
+        vision_end_token="<|vision_end|>",
+        video_processor=SimpleNamespace(merge_size=2, temporal_patch_size=2),
+    )
+    shown = VideoMetadata(num_frames, fps=rate, frames_indices=list(range(num_frames)))
+    grid = torch.tensor([[time, 2 * rows, 2 * columns]])
+    text = whole.replace_video_token({"video_grid_thw": grid, "video_metadata": [shown]}, 0)
+    assert film.text == text
+    assert ours.encode(text) == theirs(text)["input_ids"]
+    assert ours.encode(text).count(VIDEO_ID) == film.num_tokens == time * rows * columns
+    assert film.blocks == [(n * rows * columns, (1, rows, columns)) for n in range(time)]
+
+
+def test_one_frame_is_no_film(vocabulary):
+    with pytest.raises(InputError, match="got one of 1 frames"):
+        layout_of("qwen3_vl", vocabulary[0]).video(Clip([picture(70, 90)]))
