@@ -32,6 +32,8 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
@@ -324,6 +326,40 @@ def _save_qwen(folder: Path, config_class: Any, model_class: Any, vision: dict[s
     return folder
 
 
+def save_qwen3_vl(folder: Path) -> Path:
+    """Save a tiny Qwen3-VL: two of the tower's three layers feed the decoder's first two."""
+    vision = {
+        "depth": 3,
+        "hidden_size": 64,
+        "out_hidden_size": 64,
+        "num_heads": 2,
+        "intermediate_size": 96,
+        "num_position_embeddings": 36,
+        "deepstack_visual_indexes": [0, 2],
+    }
+    config = Qwen3VLConfig(
+        text_config=_TEXT | _SHALLOW | {"head_dim": 16, "rope_parameters": _M_ROPE},
+        vision_config=vision,
+        image_token_id=IMAGE_ID,
+        video_token_id=VIDEO_ID,
+        vision_start_token_id=260,
+        vision_end_token_id=261,
+    )
+    _save(
+        folder,
+        Qwen3VLForConditionalGeneration,
+        config,
+        vision_start_token="<|vision_start|>",
+        vision_end_token="<|vision_end|>",
+    )
+    size = {"shortest_edge": 64 * 64, "longest_edge": 32 * 32 * 40}
+    pixels = {**_SQUARE_PIXELS, "size": size}
+    save_image_processor(folder, image_processor_type="Qwen2VLImageProcessorFast", **pixels)
+    frames = {"video_processor_type": "Qwen3VLVideoProcessor", **pixels}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(frames))
+    return folder
+
+
 def save_llama(folder: Path) -> Path:
     """Save a bare language model."""
     torch.manual_seed(1)
@@ -354,6 +390,7 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "llava_onevision": save_llava_onevision,
     "qwen2_5_vl": save_qwen2_5_vl,
     "qwen2_vl": save_qwen2_vl,
+    "qwen3_vl": save_qwen3_vl,
     "smolvlm": save_smolvlm,
     "video_llava": save_video_llava,
 }

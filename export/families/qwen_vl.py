@@ -1,14 +1,19 @@
-"""Qwen2-VL and Qwen2.5-VL: images at their own resolution, three positions for each token.
+"""Qwen2-VL, 2.5-VL and 3-VL: images at their own resolution, three positions for each token.
 
-Source: `Qwen2VLForConditionalGeneration`, `Qwen2_5_VLForConditionalGeneration` of transformers.
+Source: `Qwen2VLForConditionalGeneration` and its successors in transformers.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
 
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.families.family import Family
@@ -16,7 +21,7 @@ from sparsevlm_trt.export.language_graphs import LanguageGraphs
 from sparsevlm_trt.export.patch_tower import PatchTower, patch_graph, patch_spec
 from sparsevlm_trt.export.vision_parts import check_finite, load_vision_parts
 
-__all__ = ["open_qwen2_5_vl", "open_qwen2_vl"]
+__all__ = ["open_qwen2_5_vl", "open_qwen2_vl", "open_qwen3_vl"]
 
 _PARTS = ("visual.",)
 
@@ -46,13 +51,28 @@ def open_qwen2_5_vl(checkpoint: Checkpoint, dtype: torch.dtype) -> Family:
     return _open(checkpoint, dtype, Qwen2_5_VLForConditionalGeneration, settings)
 
 
+def open_qwen3_vl(checkpoint: Checkpoint, dtype: torch.dtype) -> Family:
+    """Take a `Qwen3VLForConditionalGeneration` checkpoint apart.
+
+    Raises:
+        ExportError: The vision side is not this family's.
+    """
+    config = checkpoint.config
+    settings = {
+        "position_side": math.isqrt(config.vision_config.num_position_embeddings),
+        "start_token": config.vision_start_token_id,
+        "end_token": config.vision_end_token_id,
+    }
+    return _open(checkpoint, dtype, Qwen3VLForConditionalGeneration, settings)
+
+
 def _open(
     checkpoint: Checkpoint, dtype: torch.dtype, model_class: Any, settings: dict[str, int]
 ) -> Family:
     config = checkpoint.config
-    language = LanguageGraphs(checkpoint, config.text_config, dtype)
     model = load_vision_parts(checkpoint, model_class, _PARTS, dtype)
     tower = PatchTower(model.model.visual, dtype)
+    language = LanguageGraphs(checkpoint, config.text_config, dtype, len(tower.deepstack))
     check_finite(checkpoint, tower, dtype)
     spec = patch_spec(config, settings)
     return Family(config.model_type, language, patch_graph(tower), spec)

@@ -35,6 +35,7 @@ FAMILIES: dict[str, Callable[[Checkpoint, torch.dtype], Family]] = {
     "qwen2_5_vl": qwen_vl.open_qwen2_5_vl,
     "qwen2_vl": qwen_vl.open_qwen2_vl,
     "qwen3": causal_lm.open_family,
+    "qwen3_vl": qwen_vl.open_qwen3_vl,
     "smolvlm": smolvlm.open_family,
     "video_llava": video_llava.open_family,
 }

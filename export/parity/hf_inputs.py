@@ -102,6 +102,7 @@ _FORMS: dict[str, Callable[[Sequence[Visual]], dict[str, Tensor]]] = {
     "llava_onevision": _onevision,
     "qwen2_5_vl": _patches_in_time,
     "qwen2_vl": _patches,
+    "qwen3_vl": _patches,
     "smolvlm": lambda visuals: {"pixel_values": _rows(visuals)[None]},
     "video_llava": _images_and_frames,
 }

@@ -17,6 +17,7 @@ from sparsevlm_trt.export.parity.prompts import ParityPrompt, prompt_from_visual
 from sparsevlm_trt.export.to_onnx import onnx_from_module
 from sparsevlm_trt.export.weights import WeightBinder
 from sparsevlm_trt.runtime.errors import InputError
+from sparsevlm_trt.runtime.manifest import StageSpec
 
 BAR = 1e-4  # largest difference of a logit, float32
 SCHEDULE = Schedule.of({1: 9})
@@ -46,6 +47,7 @@ CASES = {
     "llava_onevision": FILMS,
     "qwen2_5_vl": FILMS,
     "qwen2_vl": FILMS,
+    "qwen3_vl": FILMS,
     "smolvlm": STILLS,
     "video_llava": FILMS,
 }
@@ -177,9 +179,10 @@ def test_tensorrt_builds_the_towers(checkpoint_of, record, tmp_path, kind, monke
     monkeypatch.setattr(weights, "INLINE_BYTES", 1 << 30)
     checkpoint = Checkpoint(checkpoint_of(kind))
     family = open_family(checkpoint, torch.float16)
-    for graph in (family.vision, family.video):
-        if graph is None:
-            continue
+    graphs = [graph for graph in (family.vision, family.video) if graph is not None]
+    if family.language.num_deepstack:  # a first stage of its own kind
+        graphs.append(family.language.stage(StageSpec("stage_0", 0, 2)))
+    for graph in graphs:
         model = onnx_from_module(graph, 23)
         WeightBinder(checkpoint, NoWriter()).bind(model, graph)
         path = tmp_path / f"{graph.name}.onnx"
