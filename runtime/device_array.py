@@ -49,8 +49,9 @@ class Memory(Protocol):
 class DeviceArray:
     """A view of device memory that the chain slices, fills and reads like a numpy array.
 
-    It takes whole numbers and slices of step 1 as an index, and assigns arrays of exactly the
-    indexed shape and type; `np.asarray` copies it to the host. Everything else is a graph's work.
+    It takes whole numbers and slices of step 1 as an index, a None before them for an axis of
+    one, and assigns arrays of exactly the indexed shape and type; `np.asarray` copies it to the
+    host. Everything else is a graph's work.
 
     Attributes:
         shape: Sizes.
@@ -120,6 +121,10 @@ class DeviceArray:
     def __getitem__(self, index: Any) -> DeviceArray:
         """Return a view, as numpy would."""
         parts = index if isinstance(index, tuple) else (index,)
+        if parts[:1] == (None,):
+            view = self[parts[1:]]
+            shape, strides = [1, *view.shape], [view.nbytes, *view._strides]
+            return DeviceArray(self._memory, view.pointer, shape, self.dtype, self._owner, strides)
         pointer, shape, strides = self.pointer, list[int](), list[int]()
         for axis, size in enumerate(self.shape):
             part = parts[axis] if axis < len(parts) else slice(None)

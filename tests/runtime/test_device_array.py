@@ -45,6 +45,16 @@ def test_an_index_means_what_it_means_to_numpy(case):
     assert np.array_equal(np.asarray(view.contiguous()), expected)
 
 
+@given(array_and_index())
+def test_none_in_front_is_an_axis_of_one(case):
+    array, index = case
+    view, expected = device_array(array)[(None, *index)], array[(None, *index)]
+    assert view.shape == expected.shape
+    assert view.is_contiguous == expected.flags.c_contiguous
+    assert np.array_equal(np.asarray(view), expected)
+    assert np.array_equal(np.asarray(device_array(array)[None]), array[None])
+
+
 @given(array_and_index(), st.booleans())
 def test_filling_a_part_leaves_the_rest_alone(case, from_device):
     array, index = case
