@@ -29,6 +29,8 @@ _QKV_BIASED = ("qwen2", "qwen2_vl_text", "qwen2_5_vl_text")
 _HEAD_NORMED = ("qwen3", "qwen3_vl_text")
 # Its rotary axes take turns, frequency by frequency; the others' lie one after the other.
 _INTERLEAVED = ("qwen3_vl_text",)
+# How many frequencies each axis turns where the config does not say: transformers' own default.
+_SECTIONS = {"qwen3_vl_text": [24, 20, 20]}
 # Rotary types whose frequencies do not depend on the length of the sequence.
 _STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -139,7 +141,10 @@ class DecoderConfig:
             head_norm=config.model_type in _HEAD_NORMED,
             mlp_bias=bool(getattr(config, "mlp_bias", False)),
             tied_head=bool(config.tie_word_embeddings) if tied_head is None else tied_head,
-            position_axes=_position_axes(config.model_type, rotary.get("mrope_section")),
+            position_axes=_position_axes(
+                config.model_type,
+                rotary.get("mrope_section") or _SECTIONS.get(config.model_type),
+            ),
         )
 
 

@@ -273,10 +273,16 @@ def test_mask_spells_cache_and_causality():
     assert bool(torch.isfinite(causal_mask(4, 4, torch.tensor([0]), torch.float16)).all())
 
 
-@pytest.mark.parametrize("kind", [Qwen2VLTextConfig, Qwen3VLTextConfig])
-def test_three_positions_turn_the_frequencies_that_transformers_lets_them(kind):
-    section = {"mrope_section": [2, 3, 3]}
-    config = kind(**SIZES, head_dim=16, **rope("default", **section))
+@pytest.mark.parametrize(
+    ("kind", "head_dim", "section"),
+    [
+        (Qwen2VLTextConfig, 16, {"mrope_section": [2, 3, 3]}),
+        (Qwen3VLTextConfig, 16, {"mrope_section": [2, 3, 3]}),
+        (Qwen3VLTextConfig, 128, {}),
+    ],
+)
+def test_three_positions_turn_the_frequencies_that_transformers_lets_them(kind, head_dim, section):
+    config = kind(**SIZES, head_dim=head_dim, **rope("default", **section))
     shape = DecoderConfig.from_hf(config, tied_head=False)
     assert shape.num_axes == 3
     stage = Stage(shape, range(1), rotary_frequencies(config), torch.float32, scores=False)
