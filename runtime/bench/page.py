@@ -56,7 +56,8 @@ def _sections(report: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>To the first token</h2>"
     bars = [(row_name(row), _parts(row)) for row in rows]
     yield bar_legend(list(PARTS))
-    yield f"<figure>{stacked_bars(bars, label='Time to the first token, by part')}</figure>"
+    chart = stacked_bars(bars, label="Time to the first token, by part")
+    yield f"<div>{chart}</div>"
     yield "<h2>All figures</h2>"
     yield _table(rows)
     if report.get("roofline"):
