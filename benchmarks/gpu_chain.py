@@ -56,7 +56,7 @@ class Timed:
 
 def open_session(bundle: Path, device: str) -> Session:
     """Open a bundle on a device; noise has no hash to verify."""
-    return Session.load(bundle, verify=False, providers=PROVIDERS[device])
+    return Session.load(bundle, verify=False, image_cache_bytes=0, providers=PROVIDERS[device])
 
 
 def timed(session: Session, budget: int | None, num_text: int, steps: int, batch: int) -> Timed:

@@ -52,7 +52,10 @@ def main(
     bundles: tuple[Path, ...], image: Path, rounds: int, threads: int | None, out: Path | None
 ) -> None:
     """Time quantised BUNDLES against the first one."""
-    sessions = {path.name: Session.load(path, verify=False, threads=threads) for path in bundles}
+    sessions = {
+        path.name: Session.load(path, verify=False, image_cache_bytes=0, threads=threads)
+        for path in bundles
+    }
     samples: dict[tuple[str, int | None], list[tuple[float, float]]] = {}
     for number in range(rounds + 1):
         for name, session in sessions.items():

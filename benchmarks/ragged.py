@@ -70,7 +70,7 @@ def main(
     engine = {} if threads is None else {"threads": threads}
     times: dict[str, list[float]] = {"alone": [], "together": []}
     decode: dict[str, list[float]] = {"alone": [], "together": []}
-    with Session.load(bundle, verify=False, **engine) as session:
+    with Session.load(bundle, verify=False, image_cache_bytes=0, **engine) as session:
         for number in range(rounds + 1):  # the first warms up
             started = time.perf_counter()
             alone = [session.generate(**prompt, **options) for prompt in prompts]

@@ -114,7 +114,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 def main(bundle: Path, data: Path, limit: int | None, threads: int, out: Path | None) -> None:
     """Measure BUNDLE."""
     rows = read_questions(data, limit)
-    with Session.load(bundle, threads=threads) as session:
+    with Session.load(bundle, threads=threads, image_cache_bytes=0) as session:
         found = measure(session, rows, data.parent)
     click.echo(table(found))
     if out is not None:

@@ -65,7 +65,7 @@ def demo(
     bundle = workdir / f"bundle-{dtype}"
     with Progress("exporting") as progress:
         ensure_bundle(source, bundle, dtype, progress)
-    with Session.load(bundle) as session:
+    with Session.load(bundle, image_cache_bytes=0) as session:
         answers = list(ask_all(session, asked, BUDGETS))
     if not as_json:
         header = ["question", "budget", "answer", "visual tokens", "LM prefill", "total"]

@@ -38,6 +38,7 @@ from sparsevlm_trt.runtime.kv_cache import Cache, HeldCache, HoldsCaches, StageC
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Runner
 from sparsevlm_trt.runtime.trace import Clock, StageTrace
+from sparsevlm_trt.runtime.visuals.feature_cache import FeatureCache, Features
 
 if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
     from sparsevlm_trt.runtime.visuals.visual import Visual, VisualLayout
@@ -94,9 +95,12 @@ class ChainState:
 class Chain:
     """Runs the graphs of a bundle in order."""
 
-    def __init__(self, manifest: Manifest, runner: Runner) -> None:
-        """Take a manifest, and a runner that has its graphs loaded."""
+    def __init__(
+        self, manifest: Manifest, runner: Runner, features: FeatureCache | None = None
+    ) -> None:
+        """Take a manifest, a runner that has its graphs loaded, and what remembers images."""
         self._runner = runner
+        self._features = features or FeatureCache(0)
         self._stages = manifest.stages
         vision = manifest.vision
         # Only where an image is one such grid does a row of patches mean a row of tokens.
@@ -124,21 +128,35 @@ class Chain:
         """
         from sparsevlm_trt.runtime.visuals.visual import joined_inputs
 
-        packed: dict[int, list[Tensor]] = {}
-        fed: dict[int, list[Tensor]] = {}
-        for graph in dict.fromkeys(one.graph for one in visuals):
-            mine = {n: one for n, one in enumerate(visuals) if one.graph == graph}
+        keys = [self._features.key(one) for one in visuals]
+        made = [self._features.find(key) for key in keys]
+        unseen = {n: one for n, one in enumerate(visuals) if made[n] is None}
+        for graph in dict.fromkeys(one.graph for one in unseen.values()):
+            mine = {n: one for n, one in unseen.items() if one.graph == graph}
             outputs = self._run(graph, joined_inputs(list(mine.values())), clock)
             start = 0
             for number, one in mine.items():
-                rows = slice(start, start + one.num_rows)
-                features = {"image_features": outputs["image_features"][rows]}
-                packed[number] = layout.pack(one, outputs | features)
-                if self._num_deepstack:
-                    deep = {"image_features": outputs[DEEPSTACK][rows]}
-                    fed[number] = layout.pack(one, outputs | deep)
+                features = self._packed(one, layout, outputs, start)
+                self._features.keep(keys[number], features)
+                made[number] = features
                 start += one.num_rows
-        return _in_order(packed), _in_order(fed)
+        whole = [features for features in made if features is not None]
+        return (
+            [part for features in whole for part in features.tokens],
+            [part for features in whole for part in features.deepstack],
+        )
+
+    def _packed(
+        self, visual: Visual, layout: VisualLayout, outputs: Mapping[str, Tensor], start: int
+    ) -> Features:
+        """Lay out one visual's rows of the vision graph's outputs, from `start` on."""
+        rows = slice(start, start + visual.num_rows)
+
+        def packed(output: str) -> tuple[Tensor, ...]:
+            return tuple(layout.pack(visual, {**outputs, "image_features": outputs[output][rows]}))
+
+        deepstack = packed(DEEPSTACK) if self._num_deepstack else ()
+        return Features(packed("image_features"), deepstack)
 
     def embed(self, input_ids: Index, clock: Clock) -> Tensor:
         """Turn token ids `[B, S]` into embeddings `[B, S, N]`."""
@@ -376,11 +394,6 @@ class Chain:
         outputs = self._runner.run(graph, inputs, into)
         clock.add(step or graph, started)
         return outputs
-
-
-def _in_order(by_number: Mapping[int, Sequence[Tensor]]) -> list[Tensor]:
-    """The parts of all visuals, first to last."""
-    return [part for number in sorted(by_number) for part in by_number[number]]
 
 
 def _nothing(batch: int) -> Index:

@@ -154,7 +154,7 @@ def budget(
         None if methods is None else [name.strip() for name in methods.split(",")],
         settings,
         folder,
-        lambda: Session.load(bundle, runner, **options),
+        lambda: Session.load(bundle, runner, image_cache_bytes=0, **options),
         metric=score,
         metric_name=metric,
         seed=seed,

@@ -58,7 +58,9 @@ class OursContender:
         name, own = split_runner(runner)
         self.runner, self._options = runner, {**own, **options}
         before, started = resident_bytes(), time.perf_counter()
-        self.session = Session.load(bundle, name, verify=False, **self._options)
+        self.session = Session.load(
+            bundle, name, verify=False, image_cache_bytes=0, **self._options
+        )
         self.load_ms = (time.perf_counter() - started) * 1e3
         self.load_bytes = _grown(before)
         self._image, self._question = image, question

@@ -109,7 +109,11 @@ def evaluate(
     job = Job(opened, questions, configs, settings)
     folder = out or bundle / "reports" / f"evaluate-{questions.name}"
     with AnswerFile(folder / "answers.jsonl") as file:
-        options = {"verify": not no_verify, **engine_options(providers, threads)}
+        options = {
+            "verify": not no_verify,
+            "image_cache_bytes": 0,  # times are part of the report
+            **engine_options(providers, threads),
+        }
         broken = _ask(job, file, skips=on_error == "skip", session_options=options)
         known = file.answers
     report = make_report(job, known, metric, score, broken, agree_with)

@@ -10,7 +10,7 @@ from sparsevlm_trt.runtime.commands.options import debug_option, engine_options,
 from sparsevlm_trt.runtime.serving.request_log import log_to_stderr
 from sparsevlm_trt.runtime.serving.server import listen, serve_session
 from sparsevlm_trt.runtime.serving.settings import ImageLimits, Settings
-from sparsevlm_trt.runtime.session import Session
+from sparsevlm_trt.runtime.session import IMAGE_CACHE_BYTES, Session
 
 __all__ = ["serve"]
 
@@ -88,6 +88,13 @@ _DEFAULT = Settings("")
     metavar="HOST",
     help="Fetch pictures of this host over https; repeatable.  [default: none]",
 )
+@click.option(
+    "--image-cache-mb",
+    type=click.IntRange(min=0),
+    default=IMAGE_CACHE_BYTES >> 20,
+    show_default=True,
+    help="Remember what vision made of the latest images, in megabytes; 0 remembers nothing.",
+)
 @runner_options
 @click.option("--log-content", is_flag=True, help="Log prompts and answers too.")
 @debug_option
@@ -107,6 +114,7 @@ def serve(
     whole: bool,
     keys: Path | None,
     hosts: tuple[str, ...],
+    image_cache_mb: int,
     runner: str,
     providers: tuple[str, ...],
     threads: int | None,
@@ -132,7 +140,10 @@ def serve(
     with listen(host, port) as listener:
         address, number = listener.getsockname()[:2]
         log_to_stderr()
-        with Session.load(bundle, runner, **engine_options(providers, threads)) as session:
+        engine = engine_options(providers, threads)
+        with Session.load(
+            bundle, runner, image_cache_bytes=image_cache_mb << 20, **engine
+        ) as session:
             shown = f"[{address}]" if ":" in address else address
             click.echo(f"serving {settings.model_name} at http://{shown}:{number}", err=True)
             serve_session(session, settings, listener, keys=keys, drain_s=drain)

@@ -53,14 +53,14 @@ def write_processor(folder):
 
 @pytest.fixture
 def make_session(tmp_path, make_model):
-    def make(processor=True, **options):
+    def make(processor=True, image_cache_bytes=0, **options):
         manifest, runner = make_model(**options)
         if processor:
             write_processor(tmp_path / "processor")
             names = [f"processor/{path.name}" for path in (tmp_path / "processor").iterdir()]
             listed = dict.fromkeys(names, FileSpec("0" * 64, 0))
             manifest = dataclasses.replace(manifest, files=listed)
-        return Session(Bundle(tmp_path, manifest), runner)
+        return Session(Bundle(tmp_path, manifest), runner, image_cache_bytes)
 
     return make
 
@@ -110,6 +110,22 @@ def test_an_answer_and_its_trace(session):
     assert trace.kv_bytes_total == sum(trace.kv_bytes)
     assert trace.grid == (3, 4)
     assert 0 < trace.host_ms < trace.prefill_ms + sum(trace.decode_ms)
+
+
+def test_an_image_that_was_seen_needs_no_vision(make_session):
+    session = make_session(image_cache_bytes=1 << 20)
+    first = ask(session)
+    other = ask(session, images=[image(3)])
+    again = ask(session, prompt="e f <image> a b c")
+    runs = [call for call in session.runner.calls if call.graph == "vision"]
+    assert len(runs) == 2
+    assert "vision" in [step for step, _ in other.trace.timings_ms]
+    assert "vision" not in [step for step, _ in again.trace.timings_ms]
+    assert ask(session).tokens == first.tokens
+    two = {"images": [image(3), image(4)], "prompt": "<image> <image> a b"}
+    both = ask(session, **two)  # one of them was seen
+    session.chain = make_session(processor=False).chain
+    assert both.tokens == ask(session, **two).tokens
 
 
 def test_embeddings_and_text_lead_to_the_same_answer(session):
