@@ -7,11 +7,9 @@ rows the time is that of the arithmetic, with one row that of reading the weight
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsevlm_trt.runtime.bench.contender import OursContender
@@ -19,8 +17,9 @@ from sparsevlm_trt.runtime.bench.roofline import Ceilings
 from sparsevlm_trt.runtime.errors import RunnerError
 from sparsevlm_trt.runtime.openvino.runner import OpenVinoRunner
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
+from sparsevlm_trt.runtime.runner import Runner
 
-__all__ = ["measure_ceilings"]
+__all__ = ["Products", "measure_ceilings"]
 
 _NAME = "ceilings"
 _WIDTHS = (576, 1536)
@@ -29,45 +28,58 @@ _ROWS = 256
 _TRIES = 3
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-Run = Callable[[NDArray[np.float32]], object]
+
+class Products:
+    """Matrix products and nothing else, on a runner's own threads.
+
+    Attributes:
+        num_weights: Values of all weights; each is read once.
+    """
+
+    num_weights = _WIDTHS[0] * _WIDTHS[1] * _NUM_PRODUCTS
+
+    def __init__(self, runner: Runner) -> None:
+        """Load them.
+
+        Raises:
+            RunnerError: The engine is none that computes on the processor.
+        """
+        if isinstance(runner, OpenVinoRunner):
+            runner.put(_NAME, _products())
+        elif isinstance(runner, OnnxRuntimeRunner) and runner.device == "cpu":
+            runner.put(_NAME, _products(), Path())
+        else:
+            raise RunnerError(
+                f"roofline | got runner {runner.name} on {runner.device} | expected onnxruntime "
+                "or openvino on the processor | leave --roofline out"
+            )
+        self._runner = runner
+
+    def flops_per_s(self, rows: int) -> float:
+        """Operations a second with so many rows."""
+        return 2 * self.num_weights * rows / self.seconds(rows)
+
+    def seconds(self, rows: int) -> float:
+        """Time all products with so many rows: the best of some tries, the first one apart."""
+        x = np.ones((rows, _WIDTHS[0]), np.float32)
+        self._runner.run(_NAME, {"x": x})
+        taken = []
+        for _ in range(_TRIES):
+            started = time.perf_counter()
+            self._runner.run(_NAME, {"x": x})
+            taken.append(time.perf_counter() - started)
+        return min(taken)
 
 
 def measure_ceilings(contender: OursContender) -> Ceilings:
-    """Measure what a contender's engine reaches on its own threads.
+    """Measure what a contender's engine reaches.
 
     Raises:
         RunnerError: The engine is none that computes on the processor.
     """
-    runner = contender.session.runner
-    if isinstance(runner, OpenVinoRunner):
-        runner.put(_NAME, _products())
-    elif isinstance(runner, OnnxRuntimeRunner) and runner.device == "cpu":
-        runner.put(_NAME, _products(), Path())
-    else:
-        raise RunnerError(
-            f"roofline | got runner {runner.name} on {runner.device} | expected onnxruntime or "
-            "openvino on the processor | leave --roofline out"
-        )
-
-    def run(x: NDArray[np.float32]) -> object:
-        return runner.run(_NAME, {"x": x})
-
-    size = _WIDTHS[0] * _WIDTHS[1] * _NUM_PRODUCTS
-    flops = 2 * size * _ROWS
-    num_bytes = size * _BYTES[contender.dtype]
-    return Ceilings(contender.dtype, flops / _seconds(run, _ROWS), num_bytes / _seconds(run, 1))
-
-
-def _seconds(run: Run, rows: int) -> float:
-    """Time the products: the best of some tries, the first one apart."""
-    x = np.ones((rows, _WIDTHS[0]), np.float32)
-    run(x)
-    taken = []
-    for _ in range(_TRIES):
-        started = time.perf_counter()
-        run(x)
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+    products = Products(contender.session.runner)
+    num_bytes = products.num_weights * _BYTES[contender.dtype]
+    return Ceilings(contender.dtype, products.flops_per_s(_ROWS), num_bytes / products.seconds(1))
 
 
 def _products() -> bytes:
