@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsevlm_trt.calibration.budget.asker import Asker
 from sparsevlm_trt.calibration.budget.choice import Choice
-from sparsevlm_trt.calibration.budget.findings import Comparison, Measured, Role
+from sparsevlm_trt.calibration.budget.findings import Comparison, Measured, Retained, Role
 from sparsevlm_trt.calibration.budget.ranking import Forecast
 from sparsevlm_trt.runtime.evaluation.intervals import Score, bootstrap
 from sparsevlm_trt.runtime.evaluation.metrics import Metric
@@ -57,11 +57,12 @@ def compare(
     (base, base_scores, _), (ours, scores, losses), *rest = _measure(
         asker, "held out", questions, metric, rungs
     )
-    left = retained(scores, base_scores)
     rule, difference, loss_difference, loss_interval = None, None, None, None
+    rule_left = None
     if rest:
         rule, rule_scores, rule_losses = rest[0]
         difference = Difference.of(scores, rule_scores)
+        rule_left = _left(rule_scores, base_scores)
         delta = losses - rule_losses
         loss_difference, loss_interval = float(delta.mean()), bootstrap(delta)
     return Comparison(
@@ -71,9 +72,14 @@ def compare(
         difference=difference,
         loss_difference=loss_difference,
         loss_interval=loss_interval,
-        retained=left[0] if left else None,
-        retained_interval=left[1] if left else None,
+        retained=_left(scores, base_scores),
+        default_retained=rule_left,
     )
+
+
+def _left(scores: Floats, unpruned: Floats) -> Retained | None:
+    found = retained(scores, unpruned)
+    return None if found is None else Retained(*found)
 
 
 def _measure(

@@ -13,7 +13,7 @@ from sparsevlm_trt.calibration.budget.sensitivity import Sensitivity
 from sparsevlm_trt.runtime.evaluation.intervals import Interval, Score
 from sparsevlm_trt.runtime.evaluation.paired import Difference
 
-__all__ = ["Comparison", "Findings", "Measured", "Role", "Target"]
+__all__ = ["Comparison", "Findings", "Measured", "Retained", "Role", "Target"]
 
 Role = Literal["unpruned", "found", "default"]
 
@@ -79,6 +79,14 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Retained:
+    """Share of the unpruned score that is left, and its paired bootstrap interval."""
+
+    share: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """The best schedule that was found against the default, on questions that neither has seen.
 
@@ -89,8 +97,8 @@ class Comparison:
         difference: Score of the found one minus that of the default.
         loss_difference: Its answer loss minus that of the default; below zero is better.
         loss_interval: Its paired bootstrap interval.
-        retained: Share of the unpruned score that the found one leaves; None where there is none.
-        retained_interval: Its paired bootstrap interval.
+        retained: What the found one leaves of the unpruned score; None where there is none.
+        default_retained: What the default leaves of it.
     """
 
     unpruned: Measured
@@ -99,8 +107,8 @@ class Comparison:
     difference: Difference | None
     loss_difference: float | None
     loss_interval: Interval | None
-    retained: float | None
-    retained_interval: Interval | None
+    retained: Retained | None
+    default_retained: Retained | None
 
     @property
     def verdict(self) -> str:
@@ -156,3 +164,19 @@ class Findings:
     chosen: Choice
     chosen_role: Role
     comparison: Comparison
+
+    @property
+    def outcome(self) -> str:
+        """Say how the chosen schedule meets the target on the held-out questions."""
+        told = self.comparison
+        is_default = self.chosen_role == "default" and told.default is not None
+        chosen = told.default if is_default and told.default else told.found
+        if self.target.kind == "flops":
+            return f"{chosen.share:.1%} of the prefill's operations"
+        if self.target.kind == "ttft":
+            return f"{chosen.first_token_ms:.0f} ms to the first token, median"
+        left = told.default_retained if is_default else told.retained
+        if left is None:
+            return "the unpruned model has no held-out question right"
+        low, high = left.interval.low, left.interval.high
+        return f"{left.share:.1%} of the unpruned score, 95 % interval {low:.1%} to {high:.1%}"

@@ -40,7 +40,8 @@ def _sections(report: Report) -> Iterator[str]:
     whose = "the default rule's" if found.chosen_role == "default" else "found by the search"
     yield (
         f'<p class="lead">Chosen, {whose}: <b>{escape(found.chosen.label)}</b>. On the held-out '
-        f"questions {escape(found.comparison.verdict)}.</p>"
+        f"questions: {escape(found.outcome)}; "
+        f"{escape(found.comparison.verdict)}.</p>"
     )
     for warning in report.warnings:
         yield f'<p class="quiet">Warning: {escape(warning)}</p>'
@@ -121,7 +122,8 @@ def _method(found: Findings) -> Iterator[str]:
         "questions that the unpruned model has right. Each boundary was pruned alone; the "
         "predicted loss of a schedule adds up what each of its steps costs at its own boundary; "
         "all schedules of a grid were enumerated, and the best of each set of layers raced "
-        "against the budget rule's schedule of as many FLOPs. FLOPs: decoder prefill, "
+        "against the budget rule's schedule of as many FLOPs, then the leaders against schedules "
+        "that keep more or fewer after one layer of the first. FLOPs: decoder prefill, "
         f"{found.num_visual} visual and {found.num_text} other tokens, as a share of unpruned. "
         "Images of the held-out questions were not searched on. Intervals are Wilson's for shares "
         "of right answers, else a paired bootstrap.</p>"
@@ -129,4 +131,4 @@ def _method(found: Findings) -> Iterator[str]:
 
 
 def _predicted(forecast: Forecast) -> str:
-    return "default rule" if forecast.loss is None else nats(forecast.loss)
+    return "\N{EN DASH}" if forecast.loss is None else nats(forecast.loss)

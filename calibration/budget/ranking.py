@@ -21,7 +21,8 @@ class Forecast:
     Attributes:
         choice: The schedule and its method.
         share: Share of the unpruned prefill's operations that it takes.
-        loss: Predicted answer loss above the unpruned model's, in nats; None for the default.
+        loss: Predicted answer loss above the unpruned model's, in nats; None where
+            there is none: the default, and what was found by trying.
     """
 
     choice: Choice
@@ -68,7 +69,7 @@ class Ranking:
         found.sort(key=lambda one: one[0])
         made = []
         for loss, space, schedule in found[:num]:
-            filled = space.filled(schedule, limit)
+            filled = space.filled(schedule, limit) or schedule
             choice = Choice(space.method.name, filled)
             made.append(Forecast(choice, space.share(filled), loss))
         return made

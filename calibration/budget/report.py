@@ -68,7 +68,7 @@ def budget_lines(report: Report) -> str:
             "",
             found.comparison.verdict,
             f"chosen{' (the default rule)' * (found.chosen_role == 'default')}: "
-            f"{found.chosen.label}",
+            f"{found.chosen.label}: {found.outcome}",
         ]
     )
 

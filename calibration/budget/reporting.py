@@ -51,7 +51,7 @@ def search_bundle(
         bundle: The bundle.
         samples: Questions; half of them, by image, are held out.
         target: What the schedule must reach.
-        methods: Methods to choose among, the default's first; None for the bundle's own.
+        methods: Methods to choose among; None for the bundle's own, which the default has too.
         settings: What all answers have in common.
         folder: Where the answers are kept.
         load: Loads the model.
@@ -76,7 +76,10 @@ def search_bundle(
         num_visual = statistics.median_low(answer.num_visual for answer in unpruned)
         num_text = statistics.median_low(answer.num_text for answer in unpruned)
         spaces = [Space(bundle.manifest, method, num_visual, num_text) for method in chosen]
-        findings = Search(spaces, asker, metric, halves).run(target)
+        own = bundle.manifest.plan.method
+        rule = get_method(own) if _keeps_counts(own) else chosen[0]
+        default = Space(bundle.manifest, rule, num_visual, num_text)
+        findings = Search(spaces, default, asker, metric, halves).run(target)
     return Report(
         bundle=bundle.path.resolve().name,
         bundle_sha256=settings.bundle_sha256,

@@ -1,7 +1,7 @@
 """The search: sensitivity, prediction, a race at the limit, and a comparison on held-out data.
 
 Prefills for n questions, Q boundaries and one method: n / 2 unpruned, 4 x 32 x Q for the
-sensitivity, some 300 for the ladder, some 500 for the race, 3 n / 2 held out; for a target
+sensitivity, some 300 for the ladder, some 700 for the race, 3 n / 2 held out; for a target
 accuracy 5 n / 2 more.
 """
 
@@ -43,7 +43,9 @@ SENSITIVITY_QUESTIONS = 32
 LADDER_QUESTIONS = 32
 LADDER = (0.75, 0.5, 0.35, 0.25)  # shares of the operations that the Pareto chart shows measured
 FRONT_POINTS = 24
-CONTENDERS = 7  # by the prediction; the default joins them
+CONTENDERS = 5  # by the prediction; the default joins them
+HEAT_QUESTIONS = 48  # of the first race
+LEADERS = 2  # that its neighbours join in the second
 ACCURACY_STEPS = 5
 ROUNDING = 1.01  # a budget of whole tokens may pass the limit by so much
 
@@ -54,12 +56,13 @@ class Search:
     def __init__(
         self,
         spaces: Sequence[Space],
+        default: Space,
         asker: Asker,
         metric: Metric,
         halves: Halves,
     ) -> None:
-        """Take the methods' spaces, the default's first; they are of one prompt shape."""
-        self._spaces, self._asker = spaces, asker
+        """Take the spaces of the methods, and that of the default's; of one prompt shape."""
+        self._spaces, self._rule, self._asker = spaces, default, asker
         self._metric, self._halves = metric, halves
         unpruned = asker.answers("unpruned", halves.search, [])[0]
         self._base = self._scores(halves.search, unpruned)
@@ -83,20 +86,20 @@ class Search:
         ladder = self._ladder(ranking, limit)
         placed = self._race(ranking, limit)
         default = self._default(limit)
-        is_default = default is not None and placed[0].contender.choice == default.choice
-        others = [one.contender for one in placed if one.contender != default]
+        rule = None if default is None else default.choice
+        is_default = placed[0].contender.choice == rule
+        others = [one.contender for one in placed if one.contender.choice != rule]
         found = others[0] if others else placed[0].contender  # there may be one schedule only
         chosen = placed[0].contender
         if target.kind == "accuracy" and self._left(chosen.choice) < target.value:
             chosen = found = ranking.best(limit, 1)[0]  # which was seen to reach it
             is_default = False
         equal = default if is_default else self._default(found.share)
-        first = self._spaces[0]
         return Findings(
             target=target,
             limit=limit,
-            num_visual=first.num_visual,
-            num_text=first.num_text,
+            num_visual=self._rule.num_visual,
+            num_text=self._rule.num_text,
             num_search=len(self._halves.search),
             num_counted=len(self._counted),
             sensitivity=measures,
@@ -193,26 +196,38 @@ class Search:
         return measure(self._asker, "ladder", questions, self._metric, rungs)
 
     def _race(self, ranking: Ranking, limit: float) -> list[Placing[Forecast]]:
-        contenders = ranking.best(limit, CONTENDERS)
+        """Race the best by the prediction, then the leaders and the first one's neighbours."""
         default = self._default(limit)
-        if default is not None and default.share <= limit * ROUNDING:
-            contenders = [one for one in contenders if one.choice != default.choice]
-            contenders.append(default)
+        rule = [] if default is None or default.share > limit * ROUNDING else [default]
 
         def losses(field: Sequence[Forecast], num: int) -> Floats:
-            return self._asker.losses(
-                f"race of {len(field)}", self._counted[:num], [one.choice for one in field]
-            )
+            phase = f"race of {len(field)}"
+            choices = [one.choice for one in field]
+            return self._asker.losses(phase, self._counted[:num], choices)
 
-        return race(contenders, losses, len(self._counted))
+        contenders = _distinct([*rule, *ranking.best(limit, CONTENDERS)])
+        heat = race(contenders, losses, min(HEAT_QUESTIONS, len(self._counted)))
+        leaders = [one.contender for one in heat[:LEADERS]]
+        near = self._neighbours(leaders[0], limit)
+        final = race(_distinct([*rule, *leaders, *near]), losses, len(self._counted))
+        raced = {one.contender.choice for one in final}
+        return final + [one for one in heat if one.contender.choice not in raced]
+
+    def _neighbours(self, leader: Forecast, limit: float) -> list[Forecast]:
+        method = leader.choice.method
+        space = next(one for one in (*self._spaces, self._rule) if one.method.name == method)
+        return [
+            Forecast(Choice(method, schedule), space.share(schedule), None)
+            for schedule in space.neighbours(leader.choice.schedule, limit)
+        ]
 
     def _default(self, share: float) -> Forecast | None:
         """The budget rule's schedule of nearly a share, of the default method."""
-        space = self._spaces[0]
-        schedule = space.default(share)
+        schedule = self._rule.default(share)
         if schedule is None:
             return None
-        return Forecast(Choice(space.method.name, schedule), space.share(schedule), None)
+        choice = Choice(self._rule.method.name, schedule)
+        return Forecast(choice, self._rule.share(schedule), None)
 
     def _front(self, ranking: Ranking) -> list[Forecast]:
         shares = np.geomspace(ranking.least, 1.0, FRONT_POINTS)
@@ -226,3 +241,8 @@ class Search:
 
 def _median_ms(answers: Sequence[Answer]) -> float:
     return statistics.median(answer.first_token_ms for answer in answers)
+
+
+def _distinct(forecasts: Sequence[Forecast]) -> list[Forecast]:
+    """Leave out what is there already, under whatever name."""
+    return list({one.choice: one for one in reversed(forecasts)}.values())[::-1]

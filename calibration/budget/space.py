@@ -26,9 +26,12 @@ Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 NUM_LEVELS = 24
+MOST_KEPT = 0.9  # of the visual tokens: a step that drops less is as good as none
 FEWEST_KEPT = 0.03  # of the visual tokens: where sensitivity is measured last
 # Pruning layers of a schedule: 4, 200 000 schedules at 6 boundaries; beyond these the paper's 3.
 MOST_LAYERS, MOST_LAYERS_OF_MANY, MANY_BOUNDARIES = 4, 3, 6
+MOST_SCALED = 4.0  # times that counts are scaled up or down to fill a limit
+STEP = 1.6  # between a schedule and its neighbours: more would skip over what lies between
 _BISECTIONS = 20
 
 
@@ -65,7 +68,8 @@ class Space:
         self.num_visual, self.num_text = num_visual, num_text
         self.layers = tuple(stage.stop - 1 for stage in manifest.stages[:-1])
         least = max(1, round(FEWEST_KEPT * num_visual))
-        spaced = np.geomspace(num_visual - 1, least, NUM_LEVELS).round().astype(int)
+        most = max(least, min(num_visual - 1, round(MOST_KEPT * num_visual)))
+        spaced = np.geomspace(most, least, NUM_LEVELS).round().astype(int)
         self.kept = tuple(sorted({int(count) for count in spaced}, reverse=True))
 
     def share(self, schedule: Schedule) -> float:
@@ -99,19 +103,34 @@ class Space:
                 flops = self._flops(boundaries, chosen, per_stage)
                 yield Group(boundaries, chosen, flops / unpruned)
 
-    def filled(self, schedule: Schedule, limit: float) -> Schedule:
-        """Scale a schedule's counts up as far as a share of the operations allows."""
-        best, low, high = schedule, 1.0, 2.0
+    def filled(self, schedule: Schedule, limit: float) -> Schedule | None:
+        """Scale a schedule's counts, all alike, to what a share of the operations allows.
+
+        None where a quarter of the counts is too much still.
+        """
+        best, low, high = None, 1 / MOST_SCALED, MOST_SCALED
+        for scale in (low, 1.0):
+            if self.share(self._scaled(schedule, scale)) <= limit:
+                best, low = self._scaled(schedule, scale), scale
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            counts = [min(self.num_visual - 1, round(n * middle)) for _, n in schedule.kept]
-            falls = all(before > after for before, after in itertools.pairwise(counts))
-            scaled = Schedule.of(dict(zip(schedule.layers, counts, strict=True)))
-            if falls and self.share(scaled) <= limit:
+            scaled = self._scaled(schedule, middle)
+            if self.share(scaled) <= limit:
                 best, low = scaled, middle
             else:
                 high = middle
         return best
+
+    def neighbours(self, schedule: Schedule, limit: float) -> list[Schedule]:
+        """Keep fewer or more after one layer of a schedule, and rescale to the same operations."""
+        found = []
+        for layer, count in schedule.kept:
+            for factor in (1 / STEP, STEP):
+                moved = {**schedule.as_dict(), layer: max(1, round(count * factor))}
+                scaled = self.filled(Schedule.of(moved), limit)
+                if scaled is not None and scaled != schedule:
+                    found.append(scaled)
+        return list(dict.fromkeys(found))
 
     def default(self, share: float) -> Schedule | None:
         """The budget rule's schedule of nearly this share; None where it has none on this bundle.
@@ -126,6 +145,16 @@ class Space:
             low, high = (middle, high) if cheap else (low, middle)
         near = [one for one in (self._by_budget(low), self._by_budget(high)) if one is not None]
         return min(near, key=lambda one: abs(self.share(one) - share), default=None)
+
+    def _scaled(self, schedule: Schedule, scale: float) -> Schedule:
+        """Scale the counts, each below the one before it; a layer that none is left for goes."""
+        most, kept = self.num_visual - 1, {}
+        for layer, count in schedule.kept:
+            if most < 1:
+                break
+            kept[layer] = most = min(most, max(1, round(count * scale)))
+            most -= 1
+        return Schedule.of(kept)
 
     def _by_budget(self, budget: int) -> Schedule | None:
         plan = BudgetPlan(budget, self.method.name, self.manifest.model.num_layers, self.layers)

@@ -149,12 +149,18 @@ def metric(one: Question, text: str) -> float:
     return float(text in one.answers)
 
 
-def planted(cost: dict[int, float], target: Target, layers: tuple[int, ...] = LAYERS):
+def planted(
+    cost: dict[int, float],
+    target: Target,
+    layers: tuple[int, ...] = LAYERS,
+    methods: tuple[str, ...] = ("sparsevlm",),
+):
     space = space_of(*layers)
+    spaces = [space_of(*layers, method=method) for method in methods]
     questions = tuple(question(number, number) for number in range(60))
     asker = PlantedAsker(space, cost)
     halves = Halves(questions[:40], questions[40:])
-    return Search([space], asker, metric, halves).run(target), asker  # type: ignore[arg-type]
+    return Search(spaces, space, asker, metric, halves).run(target), asker  # type: ignore[arg-type]
 
 
 def test_a_layer_where_removal_costs_nothing_is_found_and_beats_the_default():
@@ -171,6 +177,16 @@ def test_a_layer_where_removal_costs_nothing_is_found_and_beats_the_default():
     assert found.chosen_role == "found"
 
 
+def test_methods_are_chosen_among_and_held_against_the_bundles_own_rule():
+    costs = {2: 2.0, 6: 0.0, 15: 0.05}
+    found, _ = planted(costs, Target("flops", 0.5), methods=("fastv", "pyramiddrop"))
+    assert set(found.sensitivity) == {"fastv", "pyramiddrop"}
+    assert found.chosen.method in {"fastv", "pyramiddrop"}
+    assert found.comparison.default is not None
+    assert found.comparison.default.choice is not None
+    assert found.comparison.default.choice.method == "sparsevlm"
+
+
 def test_where_every_schedule_is_as_good_the_report_says_so():
     found, _ = planted({2: 0.0, 6: 0.0, 15: 0.0}, Target("flops", 0.5))
     assert found.comparison.difference is not None
@@ -181,7 +197,7 @@ def test_where_every_schedule_is_as_good_the_report_says_so():
 def test_an_accuracy_is_reached_with_few_operations():
     found, _ = planted({2: 0.5, 6: 0.1, 15: 0.05}, Target("accuracy", 0.97))
     assert found.comparison.retained is not None
-    assert found.comparison.retained >= 0.97
+    assert found.comparison.retained.share >= 0.97
     dear, _ = planted({2: 5.0, 6: 1.0, 15: 0.5}, Target("accuracy", 0.97))
     assert found.limit < dear.limit < 1
 
@@ -285,6 +301,24 @@ def test_counts_are_scaled_up_to_the_limit():
     filled = space.filled(schedule, limit)
     assert limit - 0.01 < space.share(filled) <= limit
     assert filled.kept[0][1] / filled.kept[1][1] == pytest.approx(10, rel=0.05)
+
+
+def test_neighbours_shift_tokens_between_layers_at_equal_operations():
+    space = space_of(*LAYERS)
+    schedule = Schedule.of({2: 300, 6: 200, 15: 110})
+    limit = space.share(schedule)
+    near = space.neighbours(schedule, limit)
+    assert len(near) == 6
+    assert schedule not in near
+    for one in near:
+        assert limit - 0.01 < space.share(one) <= limit
+    first = {one.kept[0][1] for one in near}
+    assert min(first) < 300 < max(first)
+
+
+def test_counts_that_cannot_be_scaled_to_a_limit_are_given_up():
+    assert space_of(15).filled(Schedule.of({15: 100}), 0.1) is None
+    assert space_of(2, 15).filled(Schedule.of({2: 3, 15: 2}), 0.99) == Schedule.of({2: 12, 15: 8})
 
 
 def test_a_race_asks_the_better_half_more_and_finds_the_best():
