@@ -92,8 +92,9 @@ def _race(found: Findings) -> Iterator[str]:
         ],
     )
     yield (
-        '<p class="quiet">The better half of each round goes on to twice as many questions. '
-        "Losses of different rounds are of different questions.</p>"
+        '<p class="quiet">The better half of each round goes on to twice as many questions; '
+        "losses of different rounds are of different questions. Last come those that lost the "
+        "first race, before the neighbours of its leader joined.</p>"
     )
 
 

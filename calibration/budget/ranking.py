@@ -63,8 +63,8 @@ class Ranking:
             allowed = np.flatnonzero(group.share <= limit)
             if not len(allowed):
                 continue
-            # Among equals (sensitivity may be flat) the one that keeps most.
-            first = min(allowed, key=lambda i: (losses[i], -group.share[i]))
+            least = allowed[losses[allowed] == losses[allowed].min()]
+            first = least[np.argmax(group.share[least])]  # of equals the one that keeps most
             found.append((float(losses[first]), space, space.schedule(group, int(first))))
         found.sort(key=lambda one: one[0])
         made = []
