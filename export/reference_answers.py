@@ -10,7 +10,7 @@ import torch
 from sparsevlm_ops.reference import ReferenceResult, pruned_generate
 from sparsevlm_trt.export.parity.prompts import ParityPrompt
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
-from sparsevlm_trt.runtime.evaluation.answers import Answer, AnswerFile
+from sparsevlm_trt.runtime.evaluation.answers import Answer, AnswerFile, margins_of
 from sparsevlm_trt.runtime.evaluation.configs import Config
 from sparsevlm_trt.runtime.evaluation.job import Job
 from sparsevlm_trt.runtime.evaluation.questions import Question
@@ -99,7 +99,7 @@ def _answers(
             config=config.label,
             text=tokenizer.decode(made.tokens) if tokenizer else "",
             tokens=tuple(made.tokens),
-            margins=_margins(made),
+            margins=margins_of(torch.cat([made.prefill_logits[None], made.step_logits]).numpy()),
             finish_reason="stop" if made.tokens[-1] in processor.stop_tokens else "length",
             num_visual=read.layout.num_visual,
             num_text=read.layout.length - read.layout.num_visual,
@@ -110,13 +110,6 @@ def _answers(
             decode_ms=_since(started),
             decisions=None,
         )
-
-
-def _margins(made: ReferenceResult) -> tuple[float, ...]:
-    """By how much each token's logit was above the next one."""
-    logits = torch.cat([made.prefill_logits[None], made.step_logits])
-    best = logits.topk(2, dim=1).values
-    return tuple(round(float(margin), 5) for margin in best[:, 0] - best[:, 1])
 
 
 def _counts(made: ReferenceResult) -> tuple[tuple[int, int, int], ...]:

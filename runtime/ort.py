@@ -142,8 +142,8 @@ class OnnxRuntimeRunner:
         # A memory pattern is kept for every new shape: one per decode step, for ever.
         options.enable_mem_pattern = False
         options.log_severity_level = 3
-        # Without VNNI, ONNX Runtime's product of uint8 by int8 saturates at 16 bits; uint8 by uint8
-        # does not. Where the processor has VNNI this changes nothing.
+        # Without VNNI, ONNX Runtime's product of uint8 by int8 saturates at 16 bits. This takes
+        # the one of uint8 by uint8, which does not. Where there is VNNI it changes nothing.
         options.add_session_config_entry("session.x64quantprecision", "1")
         return options
 

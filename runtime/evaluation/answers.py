@@ -14,10 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.plain_json import plain_from
 
-__all__ = ["Answer", "AnswerFile", "answer_key"]
+__all__ = ["Answer", "AnswerFile", "answer_key", "margins_of"]
 
 SYNC_SECONDS = 5.0  # what a loss of power may cost; a killed process loses nothing
 
@@ -89,6 +92,12 @@ def answer_key(**parts: object) -> str:
     """Hash what an answer depends on: bundle, image, text, method, schedule, engine, options."""
     spelled = json.dumps(plain_from(parts), sort_keys=True)
     return hashlib.sha256(spelled.encode()).hexdigest()[:32]
+
+
+def margins_of(logits: NDArray[np.float32]) -> tuple[float, ...]:
+    """By how much each token's logit, the best of `[tokens, vocab]`, was above the next one."""
+    best = np.partition(logits, -2, axis=1)
+    return tuple(round(float(margin), 5) for margin in best[:, -1] - best[:, -2])
 
 
 class AnswerFile:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsevlm_trt.runtime.evaluation.answers import Answer
+from sparsevlm_trt.runtime.evaluation.answers import Answer, margins_of
 from sparsevlm_trt.runtime.evaluation.configs import UNPRUNED, Config
 from sparsevlm_trt.runtime.evaluation.decisions import record_from_trace
 from sparsevlm_trt.runtime.evaluation.job import Settings
@@ -61,7 +61,7 @@ def ask(
             config=config.label,
             text=text,
             tokens=tuple(result.tokens),
-            margins=_margins(result),
+            margins=margins_of(_logits(result)),
             finish_reason=result.finish_reason,
             num_visual=trace.num_visual,
             num_text=prompt.layout.length - trace.num_visual,
@@ -114,12 +114,6 @@ def _generate(session: Session, prompt: Prompt, config: Config, settings: Settin
         clock=Clock(),
     )
     return drain(events, None)[0]
-
-
-def _margins(result: Result) -> tuple[float, ...]:
-    """By how much each token's logit was above the next one."""
-    best = np.partition(_logits(result), -2, axis=1)
-    return tuple(round(float(margin), 5) for margin in best[:, -1] - best[:, -2])
 
 
 def _losses(result: Result, reference: Sequence[int]) -> tuple[float, ...]:
