@@ -20,39 +20,13 @@ from pathlib import Path
 
 import click
 import torch
+from llava_shapes import llava_7b_config
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 SHARD_BYTES = 5_000_000_000
 BARS = {"peak_rss_gb": 10.0, "disk_ratio": 1.05, "minutes": 15.0}
-
-
-def llava_7b_config(num_layers: int = 32) -> LlavaConfig:
-    """The config of llava-hf/llava-1.5-7b-hf, by its published numbers.
-
-    Args:
-        num_layers: Decoder layers; fewer leave the graphs of the first stages as they are.
-    """
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-        projection_dim=768,
-    )
-    text = LlamaConfig(
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_hidden_layers=num_layers,
-        num_attention_heads=32,
-        vocab_size=32064,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-    )
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=32000)
 
 
 def random_tensors(config: LlavaConfig) -> Iterator[tuple[str, torch.Tensor]]:

@@ -21,25 +21,15 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from llava_shapes import llava_7b_config, tiny_config
 from tokenizers import Tokenizer, models
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from sparsevlm_trt.runtime.manifest import Manifest
 
-IMAGE_TOKEN = 32000
 NOISE_STD = 0.02  # as models are initialised: activations stay within float16
 _SMALL = 1 << 20  # values; larger tensors of the language model are holes
 _NOISE_VALUES = 1 << 24
-
-
-def llava_7b_config() -> LlavaConfig:
-    """The config of llava-hf/llava-1.5-7b-hf, by its published numbers."""
-    return _llava_config(hidden=4096, inner=11008, heads=32, layers=32, tower=(1024, 4096, 24, 16))
-
-
-def tiny_config() -> LlavaConfig:
-    """A model of that form which a rehearsal on a CPU can afford, with as many visual tokens."""
-    return _llava_config(hidden=256, inner=512, heads=4, layers=20, tower=(64, 128, 2, 2))
 
 
 SHAPES: dict[str, Callable[[], LlavaConfig]] = {"7b": llava_7b_config, "tiny": tiny_config}
@@ -84,31 +74,6 @@ def fill(bundle: Path) -> int:
                 shift = 0
         total += spec.size_bytes
     return total
-
-
-def _llava_config(
-    hidden: int, inner: int, heads: int, layers: int, tower: tuple[int, int, int, int]
-) -> LlavaConfig:
-    tower_hidden, tower_inner, tower_layers, tower_heads = tower
-    vision = CLIPVisionConfig(
-        hidden_size=tower_hidden,
-        intermediate_size=tower_inner,
-        num_hidden_layers=tower_layers,
-        num_attention_heads=tower_heads,
-        image_size=336,
-        patch_size=14,
-        projection_dim=tower_hidden,
-    )
-    text = LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        vocab_size=32064,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-    )
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
 
 
 def _write_checkpoint(config: LlavaConfig, folder: Path) -> None:
