@@ -9,8 +9,9 @@ import click
 from sparsevlm_trt.calibration.budget.command import budget
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.commands.options import debug_option, json_option
+from sparsevlm_trt.runtime.commands.question_options import data_option, metric_option
 from sparsevlm_trt.runtime.console import Progress, print_json
-from sparsevlm_trt.runtime.evaluation.metrics import METRICS, find_metric
+from sparsevlm_trt.runtime.evaluation.metrics import find_metric
 from sparsevlm_trt.runtime.evaluation.questions import read_questions
 from sparsevlm_trt.runtime.units import spell_bytes
 
@@ -50,13 +51,7 @@ calibrate.add_command(budget)
     show_default=True,
     help="What weights (and activations) become; see docs/calibration.md.",
 )
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Questions, one JSON object a line; see docs/evaluate.md.",
-)
+@data_option
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -162,13 +157,7 @@ def quantize(
     metavar="N,...",
     help="Budgets to compare at; none is the unpruned model.  [default: none and the bundle's]",
 )
-@click.option(
-    "--metric",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help=f"{', '.join(METRICS)}, or module:function of your own.",
-)
+@metric_option
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 1),

@@ -13,10 +13,12 @@ from sparsevlm_trt.runtime.commands.options import (
     debug_option,
     engine_options,
     json_option,
+    no_verify_option,
     runner_options,
 )
+from sparsevlm_trt.runtime.commands.question_options import data_option, metric_option
 from sparsevlm_trt.runtime.console import print_json
-from sparsevlm_trt.runtime.evaluation.metrics import METRICS, find_metric
+from sparsevlm_trt.runtime.evaluation.metrics import find_metric
 
 if TYPE_CHECKING:
     from sparsevlm_trt.calibration.budget.findings import Target
@@ -26,13 +28,7 @@ __all__ = ["budget"]
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Questions, one JSON object a line; see docs/evaluate.md.",
-)
+@data_option
 @click.option(
     "--target-accuracy",
     "accuracy",
@@ -66,13 +62,7 @@ __all__ = ["budget"]
     show_default=True,
     help="Use so many questions, the first ones; half are held out.",
 )
-@click.option(
-    "--metric",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help=f"{', '.join(METRICS)}, or module:function of your own.",
-)
+@metric_option
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option(
     "--suffix", default="", metavar="TEXT", help="Ends every question, on a line of its own."
@@ -91,7 +81,7 @@ __all__ = ["budget"]
     help="Where schedule, answers and report go.  [default: BUNDLE/reports/budget-DATA]",
 )
 @runner_options
-@click.option("--no-verify", is_flag=True, help="Do not hash the bundle's files first.")
+@no_verify_option
 @json_option
 @debug_option
 def budget(

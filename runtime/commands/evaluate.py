@@ -13,14 +13,16 @@ from sparsevlm_trt.runtime.commands.options import (
     debug_option,
     engine_options,
     json_option,
+    no_verify_option,
     runner_options,
 )
+from sparsevlm_trt.runtime.commands.question_options import metric_option
 from sparsevlm_trt.runtime.commands.sweep_options import read_configs, sweep_options
 from sparsevlm_trt.runtime.console import print_json
 from sparsevlm_trt.runtime.evaluation.answers import AnswerFile
 from sparsevlm_trt.runtime.evaluation.job import Job, Settings
 from sparsevlm_trt.runtime.evaluation.meter import Meter
-from sparsevlm_trt.runtime.evaluation.metrics import METRICS, find_metric
+from sparsevlm_trt.runtime.evaluation.metrics import find_metric
 from sparsevlm_trt.runtime.evaluation.questions import BrokenLine, read_questions
 from sparsevlm_trt.runtime.evaluation.reporting import (
     MOST_PICTURES,
@@ -43,13 +45,7 @@ __all__ = ["evaluate"]
     help="Where answers and reports go.  [default: BUNDLE/reports/evaluate-DATA]",
 )
 @sweep_options
-@click.option(
-    "--metric",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help=f"{', '.join(METRICS)}, or module:function of your own.",
-)
+@metric_option
 @click.option(
     "--agree-with",
     type=click.Path(path_type=Path),
@@ -64,7 +60,7 @@ __all__ = ["evaluate"]
     help="Pictures of flipped questions on the page, for each configuration.",
 )
 @runner_options
-@click.option("--no-verify", is_flag=True, help="Do not hash the bundle's files first.")
+@no_verify_option
 @json_option
 @debug_option
 def evaluate(

@@ -13,6 +13,7 @@ from sparsevlm_trt.runtime.commands.options import (
     check_one_plan,
     debug_option,
     json_option,
+    no_verify_option,
     pruning_options,
 )
 from sparsevlm_trt.runtime.console import print_json
@@ -48,7 +49,7 @@ TEXT_TOKENS = 64
     show_default=True,
     help="What sparsevlm-adaptive meets: the raters of a prompt, as a rule.",
 )
-@click.option("--no-verify", is_flag=True, help="Do not hash the bundle's files first.")
+@no_verify_option
 @json_option
 @debug_option
 def inspect(

@@ -20,6 +20,7 @@ __all__ = [
     "debug_option",
     "engine_options",
     "json_option",
+    "no_verify_option",
     "pruning_options",
     "read_method",
     "read_schedule",
@@ -58,6 +59,13 @@ def json_option(command: Command) -> Command:
     return click.option(
         "--json", "as_json", is_flag=True, help="Write one JSON object to stdout instead."
     )(command)
+
+
+def no_verify_option(command: Command) -> Command:
+    """Add `--no-verify`."""
+    return click.option("--no-verify", is_flag=True, help="Do not hash the bundle's files first.")(
+        command
+    )
 
 
 def read_schedule(

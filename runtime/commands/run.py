@@ -15,6 +15,7 @@ from sparsevlm_trt.runtime.commands.options import (
     debug_option,
     engine_options,
     json_option,
+    no_verify_option,
     pruning_options,
     runner_options,
 )
@@ -83,7 +84,7 @@ __all__ = ["run"]
     is_flag=True,
     help="Use the question as the whole prompt, with a placeholder (<image>, say) for each image.",
 )
-@click.option("--no-verify", is_flag=True, help="Do not hash the bundle's files first.")
+@no_verify_option
 @click.option("--trace", "with_trace", is_flag=True, help="Show every step on stderr.")
 @json_option
 @debug_option

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from sparsevlm_trt.runtime.commands.options import read_schedule
+from sparsevlm_trt.runtime.commands.question_options import data_option
 from sparsevlm_trt.runtime.evaluation.configs import (
     NONE,
     Config,
@@ -23,13 +23,7 @@ __all__ = ["read_configs", "sweep_options"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option(
-        "--data",
-        required=True,
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Questions, one JSON object a line; see docs/evaluate.md.",
-    ),
+    data_option,
     click.option(
         "--budgets",
         metavar="N,...",
