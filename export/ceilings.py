@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sparsevlm_trt.runtime.bench.contender import OursContender
 from sparsevlm_trt.runtime.bench.roofline import Ceilings
 from sparsevlm_trt.runtime.errors import RunnerError
+from sparsevlm_trt.runtime.flops import DTYPE_BYTES
 from sparsevlm_trt.runtime.openvino.runner import OpenVinoRunner
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 from sparsevlm_trt.runtime.runner import Runner
@@ -26,7 +27,6 @@ _WIDTHS = (576, 1536)
 _NUM_PRODUCTS = 60
 _ROWS = 256
 _TRIES = 3
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class Products:
@@ -78,7 +78,7 @@ def measure_ceilings(contender: OursContender) -> Ceilings:
         RunnerError: The engine is none that computes on the processor.
     """
     products = Products(contender.session.runner)
-    num_bytes = products.num_weights * _BYTES[contender.dtype]
+    num_bytes = products.num_weights * DTYPE_BYTES[contender.dtype]
     return Ceilings(contender.dtype, products.flops_per_s(_ROWS), num_bytes / products.seconds(1))
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparsevlm_ops.cells import block_grid
+from sparsevlm_ops.cells import Grid, block_grid
 from sparsevlm_ops.schedule import Schedule, average_visual_tokens
 from sparsevlm_trt.runtime.boundary import Pruning
 from sparsevlm_trt.runtime.bundle import Bundle, listed_files
-from sparsevlm_trt.runtime.flops import chain_cost
+from sparsevlm_trt.runtime.flops import ChainCost, chain_cost
 from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest
 from sparsevlm_trt.runtime.plain_json import plain_from
 
-__all__ = ["USUAL_RANK", "bundle_report", "cost_report"]
+__all__ = ["USUAL_RANK", "bundle_report", "cost_report", "prompt_cost", "weight_bytes"]
 
 USUAL_RANK = 10  # as many as the raters of a usual question, whose attention is independent
 
@@ -37,7 +37,7 @@ def bundle_report(bundle: Bundle) -> dict[str, Any]:
                 "first": stage.first,
                 "stop": stage.stop,
                 "graph_bytes": manifest.graphs[stage.graph].size_bytes,
-                "weight_bytes": _weight_bytes(manifest, manifest.graphs[stage.graph]),
+                "weight_bytes": weight_bytes(manifest, stage.graph),
             }
             for stage in manifest.stages
         ],
@@ -45,7 +45,7 @@ def bundle_report(bundle: Bundle) -> dict[str, Any]:
             name: {
                 "file": graph.file,
                 "graph_bytes": graph.size_bytes,
-                "weight_bytes": _weight_bytes(manifest, graph),
+                "weight_bytes": weight_bytes(manifest, name),
                 "inputs": plain_from(graph.inputs),
                 "outputs": plain_from(graph.outputs),
             }
@@ -53,6 +53,35 @@ def bundle_report(bundle: Bundle) -> dict[str, Any]:
         },
         "tools": dict(manifest.tools),
     }
+
+
+def weight_bytes(manifest: Manifest, graph: str) -> int:
+    """Bytes of a graph's weights; a file that several graphs share counts for each of them."""
+    return sum(manifest.files[file].size_bytes for file in manifest.graphs[graph].weights)
+
+
+def prompt_cost(
+    manifest: Manifest,
+    pruning: Pruning,
+    *,
+    num_visual: int,
+    num_text: int,
+    rank: int = USUAL_RANK,
+) -> ChainCost:
+    """Count what a prompt costs by any method; arguments and errors are those of `cost_report`."""
+    vision = manifest.vision
+    schedule, recycles, pools = _counted(manifest, pruning, num_visual, rank)
+    return chain_cost(
+        manifest.model,
+        vision,
+        manifest.stages,
+        schedule,
+        num_visual=num_visual,
+        num_text=num_text,
+        recycles=recycles,
+        pools=pools,
+        num_images=-(-num_visual // vision.num_visual) if vision else 0,
+    )
 
 
 def cost_report(
@@ -78,27 +107,13 @@ def cost_report(
     Raises:
         PlanError: There are no tokens at all.
     """
-    vision, model = manifest.vision, manifest.model
-    schedule, recycles = pruning.schedule_for(num_visual), pruning.method.recycles
-    told, source = (schedule.spell(), schedule.source) if schedule else (None, None)
+    model, told, source = manifest.model, None, None
     if pruning.rank_rule is not None:
-        left = pruning.rank_rule.outcome(num_visual, rank)
         told, source = pruning.rank_rule.spell(), f"the prompt's; told for a rank of {rank}"
-        # What is left counts merged tokens already.
-        schedule, recycles = (Schedule.of(left) if left else None), False
-    grid = block_grid(num_visual, vision.grid if vision else None)
-    pools = grid if pruning.method.pools else None
-    cost = chain_cost(
-        model,
-        vision,
-        manifest.stages,
-        schedule,
-        num_visual=num_visual,
-        num_text=num_text,
-        recycles=recycles,
-        pools=pools,
-        num_images=-(-num_visual // vision.num_visual) if vision else 0,
-    )
+    elif (asked := pruning.schedule_for(num_visual)) is not None:
+        told, source = asked.spell(), asked.source
+    cost = prompt_cost(manifest, pruning, num_visual=num_visual, num_text=num_text, rank=rank)
+    schedule, recycles, pools = _counted(manifest, pruning, num_visual, rank)
     nominal = (
         average_visual_tokens(schedule, num_visual, model.num_layers, recycles, pools)
         if schedule
@@ -138,5 +153,14 @@ def _flow_order(item: tuple[str, GraphSpec]) -> tuple[int, str]:
     return (kinds.index(kind) if kind in kinds else len(kinds), item[0])
 
 
-def _weight_bytes(manifest: Manifest, graph: GraphSpec) -> int:
-    return sum(manifest.files[file].size_bytes for file in graph.weights)
+def _counted(
+    manifest: Manifest, pruning: Pruning, num_visual: int, rank: int
+) -> tuple[Schedule | None, bool, Grid | None]:
+    """What a prune step leaves: the schedule, whether merged tokens join it, and pooled grids."""
+    schedule, recycles = pruning.schedule_for(num_visual), pruning.method.recycles
+    if pruning.rank_rule is not None:
+        left = pruning.rank_rule.outcome(num_visual, rank)
+        # What is left counts merged tokens already.
+        schedule, recycles = (Schedule.of(left) if left else None), False
+    grid = block_grid(num_visual, manifest.vision.grid if manifest.vision else None)
+    return schedule, recycles, grid if pruning.method.pools else None

@@ -347,9 +347,10 @@ class Chain:
             "past_lengths": cache.lengths.copy(),
         }
         if number == 0 and self._num_deepstack:
-            width = self._num_deepstack * hidden.shape[2]
-            nothing = np.zeros((batch, count, width), hidden.dtype)
-            inputs[DEEPSTACK] = nothing if deepstack is None else deepstack
+            if deepstack is None:
+                width = self._num_deepstack * hidden.shape[2]
+                deepstack = np.zeros((batch, count, width), hidden.dtype)
+            inputs[DEEPSTACK] = deepstack
         into = {"last_hidden_state": result}
         if number < len(self._stages) - 1:
             inputs["rater_index"], inputs["visual_index"] = rater_index, visual_index

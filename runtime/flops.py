@@ -33,10 +33,17 @@ from sparsevlm_ops.schedule import Schedule, boundary_counts, visual_counts
 from sparsevlm_trt.runtime.errors import PlanError
 from sparsevlm_trt.runtime.manifest import ModelSpec, StageSpec, VisionSpec
 
-__all__ = ["ChainCost", "StageCost", "chain_cost", "layer_multiply_adds", "paper_multiply_adds"]
+__all__ = [
+    "DTYPE_BYTES",
+    "ChainCost",
+    "StageCost",
+    "chain_cost",
+    "layer_multiply_adds",
+    "paper_multiply_adds",
+]
 
 FLOPS_PER_MULTIPLY_ADD = 2
-DTYPE_BYTES = {"float32": 4, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 IMAGE_CHANNELS = 3
 
 

@@ -9,8 +9,7 @@ from sparsevlm_trt.calibration.budget.findings import Findings
 from sparsevlm_trt.calibration.budget.page_charts import cost_charts, measured_table, nats
 from sparsevlm_trt.calibration.budget.ranking import Forecast
 from sparsevlm_trt.calibration.budget.report import Report, compared
-from sparsevlm_trt.runtime.evaluation.markup import percent, points, table
-from sparsevlm_trt.runtime.evaluation.page_style import STYLE
+from sparsevlm_trt.runtime.evaluation.markup import document, percent, points, table
 
 __all__ = ["budget_page"]
 
@@ -18,13 +17,7 @@ __all__ = ["budget_page"]
 def budget_page(report: Report) -> str:
     """Write the page."""
     title = f"A schedule for {report.bundle} from {report.data}"
-    body = "\n".join(_sections(report))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
-    )
+    return document(title, _sections(report))
 
 
 def _sections(report: Report) -> Iterator[str]:

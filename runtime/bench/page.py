@@ -7,8 +7,7 @@ from html import escape
 from typing import Any
 
 from sparsevlm_trt.runtime.bench.bars import bar_legend, stacked_bars
-from sparsevlm_trt.runtime.evaluation.markup import percent, table
-from sparsevlm_trt.runtime.evaluation.page_style import STYLE
+from sparsevlm_trt.runtime.evaluation.markup import document, percent, table
 from sparsevlm_trt.runtime.units import spell_bytes, spell_count, spell_ms
 
 __all__ = ["bench_page", "row_name"]
@@ -27,13 +26,7 @@ PARTS = {
 def bench_page(report: Mapping[str, Any]) -> str:
     """Write the page of a report, as `sparsevlm bench` makes it."""
     title = f"What an answer of {report['bundle']} costs"
-    body = "\n".join(_sections(report))
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
-    )
+    return document(title, _sections(report))
 
 
 def row_name(row: Row) -> str:

@@ -17,11 +17,12 @@ from sparsevlm_trt.runtime.bench.measure import run_rounds
 from sparsevlm_trt.runtime.bench.page import bench_page, row_name
 from sparsevlm_trt.runtime.bench.roofline import Ceilings, chain_bounds
 from sparsevlm_trt.runtime.bench.text import bench_text
-from sparsevlm_trt.runtime.bundle_report import bundle_report
+from sparsevlm_trt.runtime.bundle_report import prompt_cost, weight_bytes
 from sparsevlm_trt.runtime.commands.options import debug_option, json_option
 from sparsevlm_trt.runtime.console import Progress, print_json
+from sparsevlm_trt.runtime.evaluation.report import write_text
 from sparsevlm_trt.runtime.extras import load_attribute
-from sparsevlm_trt.runtime.flops import chain_cost
+from sparsevlm_trt.runtime.flops import DTYPE_BYTES
 from sparsevlm_trt.runtime.request import plan_pruning
 from sparsevlm_trt.runtime.threads import allowed_cpus
 
@@ -30,7 +31,6 @@ __all__ = ["bench"]
 HF = "sparsevlm_trt.export.hf_contender:HfContender"
 HF_DTYPES = ("bfloat16", "float32")
 CEILINGS = "sparsevlm_trt.export.ceilings:measure_ceilings"
-WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
 
 
 @click.command()
@@ -158,9 +158,11 @@ def bench(
         report["ceilings"] = {name: asdict(each) for name, each in ceilings.items()}
         report["roofline"] = list(_bounds(ours, rows, ceilings))
     if out is not None:
-        _publish(out, json.dumps(report, indent=1, sort_keys=True) + "\n")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(report, indent=1, sort_keys=True) + "\n")
     if page is not None:
-        _publish(page, bench_page(report))
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_text(page, bench_page(report))
     if as_json:
         print_json(report)
     else:
@@ -186,35 +188,18 @@ def _bounds(
     ceilings: Mapping[str, Ceilings],
 ) -> Iterator[dict[str, Any]]:
     """Hold each of the bundle's own cases to the ceilings of its engine."""
-    for row in rows:
-        if row["contender"] not in ceilings:
-            continue
-        bundle = ours[row["contender"]].session.bundle
-        manifest, own = bundle.manifest, ceilings[row["contender"]]
-        num_visual = int(row["num_visual"])
-        pruning = plan_pruning(
-            manifest, method=row["method"], budget=row["budget"], num_visual=num_visual or None
-        )
-        cost = chain_cost(
-            manifest.model,
-            manifest.vision if row["shape"] is None else None,
-            manifest.stages,
-            pruning.schedule_for(num_visual),
-            num_visual=num_visual,
-            num_text=int(row["num_tokens"]) - num_visual,
-            recycles=pruning.method.recycles,
-        )
-        weights = {
-            name: graph["weight_bytes"] for name, graph in bundle_report(bundle)["graphs"].items()
-        }
-        narrowing = WIDTHS[own.dtype] / WIDTHS[manifest.model.dtype]
-        for bound in chain_bounds(row, cost, weights, own, narrowing):
-            yield {"case": row_name(row), **asdict(bound), "share": bound.share}
-
-
-def _publish(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    for name, own in ceilings.items():
+        manifest = ours[name].session.bundle.manifest
+        weights = {graph: weight_bytes(manifest, graph) for graph in manifest.graphs}
+        narrowing = DTYPE_BYTES[own.dtype] / DTYPE_BYTES[manifest.model.dtype]
+        for row in rows:
+            if row["contender"] != name:
+                continue
+            num_visual = int(row["num_visual"])
+            pruning = plan_pruning(
+                manifest, method=row["method"], budget=row["budget"], num_visual=num_visual or None
+            )
+            num_text = int(row["num_tokens"]) - num_visual
+            cost = prompt_cost(manifest, pruning, num_visual=num_visual, num_text=num_text)
+            for bound in chain_bounds(row, cost, weights, own, narrowing):
+                yield {"case": row_name(row), **asdict(bound), "share": bound.share}

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from sparsevlm_trt.runtime.evaluation.intervals import Interval
+from sparsevlm_trt.runtime.evaluation.page_style import STYLE
 
-__all__ = ["Html", "percent", "points", "share", "table"]
+__all__ = ["Html", "document", "percent", "points", "share", "table"]
 
 
 class Html(str):
     """Text that is markup already."""
 
     __slots__ = ()
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """Write a page that needs nothing else: no script, no font, no link.
+
+    Args:
+        title: Its title and headline, as text.
+        sections: What follows, as markup.
+    """
+    body = "\n".join(sections)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from sparsevlm_trt.runtime.evaluation.configs import UNPRUNED
-from sparsevlm_trt.runtime.evaluation.markup import percent, points, share, table
+from sparsevlm_trt.runtime.evaluation.markup import document, percent, points, share, table
 from sparsevlm_trt.runtime.evaluation.page_charts import cost_charts, kind_charts
 from sparsevlm_trt.runtime.evaluation.page_flips import Picture, flip_gallery
-from sparsevlm_trt.runtime.evaluation.page_style import STYLE
 from sparsevlm_trt.runtime.evaluation.report import Report
 from sparsevlm_trt.runtime.evaluation.results import Point, unpruned_point
 from sparsevlm_trt.runtime.units import spell_bytes, spell_count, spell_ms
@@ -25,13 +24,7 @@ def html_page(report: Report, picture: Picture) -> str:
         picture: Gives the picture of a flipped question as a data URI, or None.
     """
     title = f"What pruning costs: {report.bundle} on {report.data}"
-    body = "\n".join(_sections(report, picture))
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
-    )
+    return document(title, _sections(report, picture))
 
 
 def _sections(report: Report, picture: Picture) -> Iterator[str]:
