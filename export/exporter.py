@@ -100,7 +100,8 @@ def export_bundle(
     processor = processor_files(
         source.path,
         needs_images=spec is not None,
-        needs_videos=spec is not None and spec.video_token_id is not None,
+        needs_videos=spec is not None and spec.takes_videos,
+        video_template=family.video_template,
     )
     with BundleWriter(out, overwrite=overwrite) as writer:
         binder = WeightBinder(source, writer)

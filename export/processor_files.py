@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from sparsevlm_trt.runtime.chat import VIDEO_TEMPLATE
 from sparsevlm_trt.runtime.errors import ExportError
 
 __all__ = ["processor_files", "tokenizer_of"]
@@ -27,7 +28,11 @@ _TOKENIZER_SOURCES = ("tokenizer.json", "tokenizer.model")
 
 
 def processor_files(
-    checkpoint: Path, *, needs_images: bool, needs_videos: bool = False
+    checkpoint: Path,
+    *,
+    needs_images: bool,
+    needs_videos: bool = False,
+    video_template: str | None = None,
 ) -> dict[str, bytes]:
     """Collect what tokenizes, templates and preprocesses.
 
@@ -40,6 +45,7 @@ def processor_files(
         checkpoint: Checkpoint folder.
         needs_images: Whether the model has a vision tower.
         needs_videos: Whether it takes videos.
+        video_template: Chat template of conversations with a video, where it is another.
 
     Returns:
         Bytes by file name. A bare language model may have none: it is then driven by embeddings.
@@ -61,6 +67,8 @@ def processor_files(
     elif _VIDEO not in files and "preprocessor_config.json" in files:
         # Older checkpoints say it once, for images and frames alike.
         files[_VIDEO] = files["preprocessor_config.json"]
+    if video_template is not None:
+        files[VIDEO_TEMPLATE] = video_template.encode()
     wanted = ("tokenizer.json", "preprocessor_config.json") if needs_images else ()
     missing = [name for name in wanted if name not in files]
     if missing:

@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsevlm_trt.export.processor_files import tokenizer_of
 from sparsevlm_trt.runtime.errors import ExportError
 
-__all__ = ["text_id", "token_id"]
+__all__ = ["named_id", "text_id", "token_id"]
 
 
 def token_id(checkpoint: Path, name: str) -> int:
@@ -20,14 +20,24 @@ def token_id(checkpoint: Path, name: str) -> int:
     Raises:
         ExportError: There is no tokenizer, or it names no such token.
     """
-    tokenizer = tokenizer_of(checkpoint)
-    text = getattr(tokenizer, name, None)
-    if not isinstance(text, str):
+    found = named_id(checkpoint, name)
+    if found is None:
         raise ExportError(
             f"checkpoint {checkpoint} | tokenizer: no {name} | expected tokenizer_config.json "
             "to name it | download the checkpoint's tokenizer files again"
         )
-    return int(tokenizer.convert_tokens_to_ids(text))
+    return found
+
+
+def named_id(checkpoint: Path, name: str) -> int | None:
+    """The id of a named special token, None where the tokenizer names none so.
+
+    Raises:
+        ExportError: There is no tokenizer.
+    """
+    tokenizer = tokenizer_of(checkpoint)
+    text = getattr(tokenizer, name, None)
+    return int(tokenizer.convert_tokens_to_ids(text)) if isinstance(text, str) else None
 
 
 def text_id(checkpoint: Path, text: str) -> int:

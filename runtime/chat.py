@@ -15,7 +15,9 @@ from sparsevlm_trt.runtime.processor_files import read_json_object, read_text
 from sparsevlm_trt.runtime.special_tokens import SpecialTokens
 from sparsevlm_trt.runtime.template_sandbox import template_environment
 
-__all__ = ["ChatTemplate"]
+__all__ = ["VIDEO_TEMPLATE", "ChatTemplate"]
+
+VIDEO_TEMPLATE = "chat_template_video.jinja"  # of conversations with a video, where it is another
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,13 @@ class ChatTemplate:
     _template: Template
 
     @classmethod
-    def open(cls, folder: str | Path) -> ChatTemplate | None:
+    def open(cls, folder: str | Path, *, video: bool = False) -> ChatTemplate | None:
         """Read a bundle's `processor/` folder.
 
         Args:
             folder: May hold a template in `chat_template.json`, `chat_template.jinja` or
                 `tokenizer_config.json`; the first there is taken, as transformers does.
+            video: Read the template of conversations with a video, where it is another.
 
         Returns:
             The template, or None where the checkpoint has none.
@@ -43,7 +46,8 @@ class ChatTemplate:
         Raises:
             BundleError: A file is broken, or its template does not compile.
         """
-        source = _find_source(folder)
+        other = read_text(folder, VIDEO_TEMPLATE) if video else None
+        source = other or _find_source(folder)
         if source is None:
             return None
         return cls.of(source, SpecialTokens.open(folder).named)

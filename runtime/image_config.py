@@ -55,6 +55,13 @@ _SIGLIP = _COMMON | {
     "image_std": (0.5, 0.5, 0.5),
 }
 
+_SMOLVLM = _QWEN | {
+    "image_mean": _HALF,
+    "image_std": _HALF,
+    "resample": int(Image.Resampling.LANCZOS),
+}
+_SMOLVLM_OPTIONS = {"longest_edge": 4 * 364, "film_edge": 4 * 364, "tile_edge": 364}
+
 # What a key means when the file leaves it out. Source: the class attributes in transformers 5.23.
 PROCESSOR_TYPES: Mapping[str, Mapping[str, Any]] = {
     "BitImageProcessor": _CLIP,
@@ -74,12 +81,8 @@ PROCESSOR_TYPES: Mapping[str, Mapping[str, Any]] = {
     "Qwen3VLVideoProcessor": _QWEN
     | {"image_mean": _HALF, "image_std": _HALF, "cap_pixels_per_frame": False},
     "SiglipImageProcessor": _SIGLIP,
-    "SmolVLMImageProcessor": _QWEN
-    | {
-        "image_mean": _HALF,
-        "image_std": _HALF,
-        "resample": int(Image.Resampling.LANCZOS),
-    },
+    "SmolVLMImageProcessor": _SMOLVLM,
+    "SmolVLMVideoProcessor": _SMOLVLM,
 }
 # Whole numbers that only one type has, with what they are when left out.
 _OPTIONS: Mapping[str, Mapping[str, int]] = {
@@ -91,14 +94,17 @@ _OPTIONS: Mapping[str, Mapping[str, int]] = {
         "max_pixels": 32 * 32 * 768,
         "max_video_tokens": 768,
     },
-    "SmolVLMImageProcessor": {"longest_edge": 4 * 364, "tile_edge": 364},
+    "SmolVLMImageProcessor": _SMOLVLM_OPTIONS,
+    "SmolVLMVideoProcessor": _SMOLVLM_OPTIONS,
 }
-# Where files have those numbers that are not found by their name: the key, and the key within it.
-_NESTED = {
-    "min_pixels": ("size", "shortest_edge"),
-    "max_pixels": ("size", "longest_edge"),
-    "longest_edge": ("size", "longest_edge"),
-    "tile_edge": ("max_image_size", "longest_edge"),
+# Where files have those numbers that are not found by their name: keys within keys, first found.
+_NESTED: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "min_pixels": [("size", "shortest_edge"), ("size", "min_pixels")],
+    "max_pixels": [("size", "longest_edge"), ("size", "max_pixels")],
+    "longest_edge": [("size", "longest_edge")],
+    # In this order: `SmolVLMVideoProcessor.__init__`.
+    "film_edge": [("size", "longest_edge"), ("video_sampling", "video_size", "longest_edge")],
+    "tile_edge": [("max_image_size", "longest_edge")],
 }
 # Those that crop an image: their `do_pad` makes numbers of crops equal, not sizes of images.
 _CROPPING = (
@@ -321,11 +327,13 @@ def _processor_type(config: Mapping[str, Any]) -> str:
 
 
 def _option(config: Mapping[str, Any], key: str) -> object:
-    if config.get(key) is None and key in _NESTED:
-        outer, inner = _NESTED[key]
-        nested = config.get(outer)
-        return nested.get(inner, nested.get(key)) if isinstance(nested, Mapping) else None
-    return config.get(key)
+    for path in [(key,), *_NESTED.get(key, ())]:
+        found: object = config
+        for step in path:
+            found = found.get(step) if isinstance(found, Mapping) else None
+        if found is not None:
+            return found
+    return None
 
 
 def _colour(mean: Sequence[float]) -> tuple[int, int, int]:

@@ -157,7 +157,7 @@ class VisionSpec:
         layout: How an image becomes tokens of a prompt, see `runtime/visuals`.
         resolutions: Pixels that an image is fitted into before it is cut, where the layout cuts.
         settings: Whole numbers that the layout needs, by name.
-        video_token_id: Stands for a video in a prompt; None where the model takes none.
+        video_token_id: Stands for a video in a prompt; None where no token does.
     """
 
     num_visual: int
@@ -172,6 +172,19 @@ class VisionSpec:
     resolutions: tuple[tuple[int, int], ...] = ()
     settings: Mapping[str, int] = field(default_factory=dict)
     video_token_id: int | None = None
+
+    @property
+    def video_mark(self) -> str:
+        """What stands for a video in a prompt where no token does; empty where nothing does.
+
+        Source: transformers 5.24, `SmolVLMProcessor.__init__`.
+        """
+        return "<video>" if self.setting("has_video_mark") else ""
+
+    @property
+    def takes_videos(self) -> bool:
+        """Whether a prompt may have a video."""
+        return self.video_token_id is not None or bool(self.video_mark)
 
     def problems(self, where: str) -> Iterator[str]:
         """Say what no vision tower can be."""

@@ -43,6 +43,13 @@ class Processor:
         return ChatTemplate.open(self._bundle.processor)
 
     @cached_property
+    def film_chat(self) -> ChatTemplate | None:
+        """The chat template of conversations with a video; `chat` where it is no other."""
+        from sparsevlm_trt.runtime.chat import ChatTemplate
+
+        return ChatTemplate.open(self._bundle.processor, video=True)
+
+    @cached_property
     def images(self) -> ImageProcessor:
         """The image processor."""
         from sparsevlm_trt.runtime.image_processor import ImageProcessor
@@ -56,7 +63,7 @@ class Processor:
         from sparsevlm_trt.runtime.image_processor import ImageProcessor
 
         vision = self._bundle.manifest.vision
-        if vision is None or vision.video_token_id is None:
+        if vision is None or not vision.takes_videos:
             return None
         return ImageProcessor(ImageConfig.open(self._bundle.processor, video=True))
 
@@ -72,7 +79,7 @@ class Processor:
             return "", ""
         image = self.tokenizer.text_of(vision.image_token_id)
         video = vision.video_token_id
-        return image, "" if video is None else self.tokenizer.text_of(video)
+        return image, vision.video_mark if video is None else self.tokenizer.text_of(video)
 
     @cached_property
     def layout(self) -> VisualLayout:
@@ -110,12 +117,13 @@ class Processor:
         Raises:
             InputError: The bundle has no chat template, or it refuses the messages.
         """
-        if self.chat is None:
+        chat = self.film_chat if _shows_video(messages) else self.chat
+        if chat is None:
             raise InputError(
                 f"messages | got {len(messages)} | expected a prompt: bundle {self._bundle.path} "
                 "has no chat template | give prompt= in the model's own format"
             )
-        return self.chat.render(messages)
+        return chat.render(messages)
 
     def encode(self, text: str) -> list[int]:
         """Turn a text into token ids.
@@ -129,3 +137,10 @@ class Processor:
                 "tokenizer | call generate_from_embeds, or export from a checkpoint with one"
             )
         return self.tokenizer.encode(text)
+
+
+def _shows_video(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a part of a message is a video; messages are checked elsewhere."""
+    contents = [one.get("content") for one in messages if isinstance(one, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(isinstance(part, Mapping) and part.get("type") == "video" for part in parts)

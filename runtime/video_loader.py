@@ -65,12 +65,14 @@ def _sampled(container: Any, num_frames: int) -> Clip:
     if not stream.frames:  # the file does not say: it was counted, so begin again
         container.seek(0)
     wanted = set(sampled_indices(num_all, num_frames))
-    frames = [
-        frame.to_image()
+    found = [
+        (number, frame.to_image())
         for number, frame in enumerate(container.decode(stream))
         if number in wanted
     ]
+    frames = [frame for _, frame in found]
     if not frames:
         raise InputError("got no frame | expected at least one | give a whole video")
     rate = float(stream.average_rate or 1)
-    return Clip(frames, rate * len(frames) / num_all)
+    shown = [number / rate for number, _ in found]
+    return Clip(frames, rate * len(frames) / num_all, shown, num_all / rate)

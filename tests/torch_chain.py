@@ -86,7 +86,10 @@ def torch_bundle(
         assert step is not None
         modules[f"prune_{method}"] = family.language.prune(step)
     files = processor_files(
-        checkpoint, needs_images=True, needs_videos=spec.video_token_id is not None
+        checkpoint,
+        needs_images=True,
+        needs_videos=spec.takes_videos,
+        video_template=family.video_template,
     )
     (folder / "processor").mkdir(parents=True)
     for name, content in files.items():

@@ -21,6 +21,7 @@ class Family:
         vision: The vision graph (tower and projector); None for a bare language model.
         vision_spec: What the runtime must know of the vision tower; None likewise.
         video: The graph that frames of videos go through, where it is not `vision`.
+        video_template: The chat template of conversations with a video, where it is another.
     """
 
     model_type: str
@@ -28,3 +29,4 @@ class Family:
     vision: GraphModule | None = None
     vision_spec: VisionSpec | None = None
     video: GraphModule | None = None
+    video_template: str | None = None

@@ -1,4 +1,4 @@
-"""SmolVLM: an image is split into tiles; pixel shuffle makes a sixteenth of the tokens.
+"""SmolVLM: an image is split into tiles, a video into frames; pixel shuffle merges their tokens.
 
 Source: `SmolVLMForConditionalGeneration` of transformers.
 """
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import SmolVLMForConditionalGeneration
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.crop_tower import crop_graph
 from sparsevlm_trt.export.families.family import Family
 from sparsevlm_trt.export.language_graphs import LanguageGraphs
 from sparsevlm_trt.export.vision_parts import check_finite, load_vision_parts
-from sparsevlm_trt.export.vocabulary import text_id
+from sparsevlm_trt.export.vocabulary import named_id, text_id
 from sparsevlm_trt.runtime.manifest import VisionSpec
 
 __all__ = ["open_family"]
@@ -34,6 +35,7 @@ def open_family(checkpoint: Checkpoint, dtype: torch.dtype) -> Family:
     language = LanguageGraphs(checkpoint, config.text_config, dtype)
     patches = vision.image_size // vision.patch_size
     side = patches // config.scale_factor
+    video = named_id(checkpoint.path, "video_token")
     spec = VisionSpec(
         num_visual=side**2,
         grid=(side, side),
@@ -47,12 +49,17 @@ def open_family(checkpoint: Checkpoint, dtype: torch.dtype) -> Family:
         settings={
             "border_token": text_id(checkpoint.path, "<fake_token_around_image>"),
             "whole_token": text_id(checkpoint.path, "<global-img>"),
+            "has_video_mark": int(video is None),
         },
+        video_token_id=video,
     )
     model = load_vision_parts(checkpoint, SmolVLMForConditionalGeneration, _PARTS, dtype)
     tower = _SplitTower(model.model, patches, dtype)
     check_finite(checkpoint, tower, dtype)
-    return Family(config.model_type, language, crop_graph(tower, spec), spec)
+    # transformers takes this one as soon as there is a video, whatever the checkpoint has.
+    template = DEFAULT_CHAT_TEMPLATE
+    graph = crop_graph(tower, spec)
+    return Family(config.model_type, language, graph, spec, video_template=template)
 
 
 class _SplitTower(nn.Module):

@@ -48,7 +48,7 @@ def open_layout(
         return PatchesLayout(spec, images, frames, image, video, borders)
     if spec.layout == "split":
         border, whole = _pair(spec, tokenizer, "border_token", "whole_token")
-        return SplitLayout(spec, images, image, border, whole)
+        return SplitLayout(spec, images, frames, image, border, whole)
     raise BundleError(
         f"vision.layout | got {spec.layout!r} | expected anyres, block, patches, split or tiles "
         "| install a newer sparsevlm-trt, or export the bundle again"

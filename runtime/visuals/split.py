@@ -1,6 +1,8 @@
 """An image is split into tiles, each behind words that say where it stands, and seen whole too.
 
-Source: transformers 5.24, `SmolVLMImageProcessor` and `SmolVLMProcessor`.
+The frames of a video are each seen whole, behind the time at which they are shown.
+
+Source: transformers 5.24, `SmolVLMImageProcessor`, `SmolVLMVideoProcessor`, `SmolVLMProcessor`.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 
@@ -17,12 +20,17 @@ from sparsevlm_trt.runtime.image_processor import ImageProcessor
 from sparsevlm_trt.runtime.manifest import VisionSpec
 from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.frames import no_videos
+from sparsevlm_trt.runtime.visuals.numerals import cardinal
 from sparsevlm_trt.runtime.visuals.tiles import cut
 from sparsevlm_trt.runtime.visuals.visual import Visual
 
 __all__ = ["SplitLayout", "longest_size", "tiled_size"]
 
 _MOST_PIXELS_ALONG = 4096
+_FILM_INTRO = (
+    "You are provided the following series of {frames} frames from a {duration} [H:MM:SS] video.\n"
+)
+_FILM_END = "\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +40,15 @@ class SplitLayout:
     Attributes:
         spec: What the manifest says of the vision side.
         images: Preprocesses tiles.
-        placeholder: The image token, as text.
+        frames: Preprocesses frames; None where the model takes no videos.
+        placeholder: The image token, as text; video frames consist of it too.
         border: What stands before each tile, and behind the last.
         whole: What says that a tile shows the whole image.
     """
 
     spec: VisionSpec
     images: ImageProcessor
+    frames: ImageProcessor | None
     placeholder: str
     border: str
     whole: str
@@ -64,8 +74,26 @@ class SplitLayout:
         return Visual("image", {"pixel_values": pixels}, len(tiles), count, text, size, grid)
 
     def video(self, clip: Clip) -> Visual:
-        """Refuse: the words around frames need an English library of numbers."""
-        raise no_videos(clip)
+        """Bring every frame to one tile."""
+        if self.frames is None:
+            raise no_videos(clip)
+        config = self.frames.config
+        edge, tile = config.option("film_edge"), config.option("tile_edge")
+        frames = []
+        for source in clip.frames:
+            image = load_image(source, convert_rgb=config.convert_rgb)
+            size = (image.height, image.width)
+            height, width = longest_size(size, min(edge, _MOST_PIXELS_ALONG))
+            check_area(width, height, "after resizing")
+            frames.append(
+                image.resize((width, height), config.resample).resize(
+                    (tile, tile), config.resample
+                )
+            )
+        pixels = np.stack([self.frames.pixels(frame) for frame in frames])
+        count = len(frames) * self.spec.num_visual
+        text = self._film_text(clip)
+        return Visual("video", {"pixel_values": pixels}, len(frames), count, text, (tile, tile))
 
     def pack(self, visual: Visual, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Take the features as they are."""
@@ -74,8 +102,7 @@ class SplitLayout:
 
     def _text(self, grid: tuple[int, int]) -> str:
         """Say where each tile stands: rows of tiles on lines of their own, then the whole."""
-        tokens = self.placeholder * self.spec.num_visual
-        whole = f"{self.border}{self.whole}{tokens}{self.border}"
+        tokens, whole = self.placeholder * self.spec.num_visual, self._seen_whole()
         if grid == (1, 1):
             return whole
         lines = [
@@ -86,6 +113,21 @@ class SplitLayout:
             for row in range(grid[0])
         ]
         return "\n".join([*lines, "", whole])
+
+    def _film_text(self, clip: Clip) -> str:
+        """Say how many frames there are and when each is shown."""
+        seconds = [int(second) for second in clip.seconds]
+        duration = seconds[-1] if clip.duration is None else int(clip.duration)
+        intro = _FILM_INTRO.format(
+            frames=cardinal(len(seconds)), duration=timedelta(seconds=duration)
+        )
+        whole = self._seen_whole()
+        shown = [f"\nFrame from {s // 60:02d}:{s % 60:02d}:{whole}" for s in seconds]
+        return "".join([intro, *shown, _FILM_END])
+
+    def _seen_whole(self) -> str:
+        """Say that a tile shows the whole."""
+        return f"{self.border}{self.whole}{self.placeholder * self.spec.num_visual}{self.border}"
 
 
 def longest_size(size: tuple[int, int], longest: int) -> tuple[int, int]:

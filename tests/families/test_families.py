@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from sparsevlm_ops.schedule import Schedule
 from sparsevlm_trt.export.checkpoint import Checkpoint
@@ -48,7 +50,7 @@ CASES = {
     "qwen2_5_vl": FILMS,
     "qwen2_vl": FILMS,
     "qwen3_vl": FILMS,
-    "smolvlm": STILLS,
+    "smolvlm": FILMS,
     "video_llava": FILMS,
 }
 
@@ -147,6 +149,24 @@ def test_every_turn_prunes_for_its_own_question(torch_sides):
     assert not np.array_equal(two.trace.stages[0].scores, one.trace.stages[0].scores)
     again = session.generate(messages=turns, **options)
     assert np.array_equal(again.trace.stages[0].kept, two.trace.stages[0].kept)
+
+
+def test_a_conversation_with_a_video_has_its_own_template(torch_sides, checkpoint_of):
+    session = torch_sides("smolvlm").session
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint_of("smolvlm"))
+    for kind, template in (("video", DEFAULT_CHAT_TEMPLATE), ("image", None)):
+        parts = [{"type": kind}, {"type": "text", "text": "what happens?"}]
+        turns = [{"role": "user", "content": parts}]
+        rendered = tokenizer.apply_chat_template(
+            turns, chat_template=template, add_generation_prompt=True, tokenize=False
+        )
+        assert session.processor.render(turns) == rendered
+        assert f"<{kind}>" in rendered
+        given = {f"{kind}s": [[picture(n, 40, 60) for n in range(3)]]}
+        if kind == "image":
+            given = {"images": [picture(0, 40, 60)]}
+        result = session.generate(messages=turns, schedule={1: 3}, max_new_tokens=1, **given)
+        assert len(result.trace.stages[0].kept) == 3 + len(result.trace.words)
 
 
 @pytest.mark.slow

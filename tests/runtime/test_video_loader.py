@@ -39,6 +39,9 @@ def test_frames_are_taken_evenly_from_the_first(film, num_frames):
     assert np.rint(shades).tolist() == sampled_indices(NUM_ALL, num_frames)
     assert len(shades) == min(num_frames, NUM_ALL)
     assert clip.frames_per_second == pytest.approx(RATE * len(shades) / NUM_ALL)
+    assert clip.seconds == [number / RATE for number in sampled_indices(NUM_ALL, num_frames)]
+    assert clip.duration == NUM_ALL / RATE
+    assert clip.times(1) == clip.seconds
 
 
 @given(num_all=st.integers(1, 3000), num_frames=st.integers(1, 64))
