@@ -2,7 +2,7 @@
 
 The tests leave their results in pytest's cache. Run them, then this:
 
-    python -m pytest tests/families                # the modules of every family, in PyTorch
+    python -m pytest tests/families -m "not slow"  # the modules of every family, in PyTorch
     python -m pytest tests/families -m slow        # exported: ONNX Runtime, TensorRT's builder
     python benchmarks/models_table.py
 """
@@ -57,8 +57,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     ]
     for family, results in found.items():
         cells = [spelled(results.get(case)) for case in CASES]
-        exported = [value for name, value in results.items() if name.startswith("onnx ")]
-        cells.append(f"{worst(exported):.0e}" if exported else NOT_RUN)
+        exported = [results.get(f"onnx {case}") for case in CASES if case in results]
+        cells.append(f"{worst(exported):.0e}" if all(exported) else NOT_RUN)
         cells.append("built" if results.get("tensorrt", {}).get("built") else NOT_RUN)
         lines.append(f"| `{family}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
