@@ -45,7 +45,11 @@ lint: $(VENV)/ready
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
 
-test-slow: $(CHECKPOINT)/config.json
+$(VENV)/ready-slow: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test-slow]"
+	touch $@
+
+test-slow: $(VENV)/ready-slow $(CHECKPOINT)/config.json
 	$(BIN)/python -m pytest -m "slow" $(PYTEST_ARGS)
 
 docs: $(VENV)/ready

@@ -31,7 +31,7 @@ def fleet(bundle_of):
         return deploy_on_ray(
             bundle_of(),
             Settings(name, default_new_tokens=6),
-            Fleet(1, 1, num_cpus=0.5, health_period_s=HEALTH_S),
+            Fleet(2, 2, num_cpus=0.5, health_period_s=HEALTH_S),
             host="127.0.0.1",
             port=port,
             runner_options={"threads": 1},
@@ -61,31 +61,53 @@ def replica_processes():
     return found
 
 
-def test_it_answers_survives_a_kill_and_rolls_out(fleet, bundle_of):
+def until(done, seconds=120):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def until_answered(url):
+    """A client that tries again on what it may try again."""
+    for _ in range(400):
+        try:
+            answer = ask(url)
+        except httpx.HTTPError:
+            answer = None
+        if answer is not None and answer.status_code == 200:
+            return answer.json()["choices"][0]["message"]["content"]
+        time.sleep(0.25)
+    return None
+
+
+def test_it_answers_survives_kills_and_rolls_out(fleet, bundle_of):
     messages = [{"role": "user", "content": "hello"}]
     with Session.load(bundle_of()) as session:
         alone = session.generate(messages=messages, max_new_tokens=6).text
     url = fleet()
     assert ask(url).json()["choices"][0]["message"]["content"] == alone
 
-    def until_answered(_):
-        """A client that tries again on what it may try again."""
-        for _ in range(200):
-            try:
-                answer = ask(url)
-            except httpx.HTTPError:
-                answer = None
-            if answer is not None and answer.status_code == 200:
-                return answer.json()["choices"][0]["message"]["content"]
-            time.sleep(0.25)
-        return None
+    def kill_under_load(victims):
+        """Kill replicas while 8 clients ask; returns the seconds until a later client's answer."""
+        with ThreadPoolExecutor(9) as pool:
+            running = [pool.submit(until_answered, url) for _ in range(40)]
+            until(lambda: any(each.done() for each in running))
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+            killed = time.monotonic()
+            later = until_answered(url)
+            back_s = time.monotonic() - killed
+            assert [later, *(each.result() for each in running)] == [alone] * 41
+        until(lambda: len(set(replica_processes()) - set(victims)) == 2)
+        return back_s
 
-    with ThreadPoolExecutor(8) as pool:
-        running = [pool.submit(until_answered, number) for number in range(40)]
-        (victim,) = replica_processes()
-        os.kill(victim, signal.SIGKILL)
-        assert [each.result() for each in running] == [alone] * 40
-    assert replica_processes() != [victim]
+    before = replica_processes()
+    assert len(before) == 2
+    assert kill_under_load(before[:1]) <= HEALTH_S
+    assert before[1] in replica_processes()
+    # With nobody left, clients wait for a new process and its bundle, and lose nothing.
+    print(f"back {kill_under_load(replica_processes()):.1f} s after the last replica was killed")
 
     assert fleet("second") == url  # the same cluster, another configuration
     assert ask(url, "second").json()["choices"][0]["message"]["content"] == alone
