@@ -1,11 +1,14 @@
 """Load a served bundle: throughput by concurrency, and a step of load on the budget controller.
 
     python benchmarks/serving.py throughput BUNDLE PICTURE QUESTION [--json FILE]
+    python benchmarks/serving.py profile BUNDLE PICTURE QUESTION [--json FILE]
     python benchmarks/serving.py overload BUNDLE PICTURE QUESTION [--json FILE] [--chart FILE]
     python benchmarks/serving.py soak BUNDLE PICTURE QUESTION [--minutes 20] [--json FILE]
 
 Starts `sparsevlm serve` on a free port of the loopback, asks it over HTTP as a client would, and
-ends it. Every run is bounded: by its number of requests, or by its time.
+ends it. Every run is bounded: by its number of requests, or by its time. All ask about one
+picture, so the server remembers no features: each request pays for its own, as others would. Only
+`profile` asks the engine itself, to tell a prompt's time and a decode pass's time by rows.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import platform
+import os
 import random
 import re
 import signal
@@ -30,9 +33,18 @@ from typing import Any
 
 import click
 import httpx
+import numpy as np
 from serving_chart import chart_svg
 
+from sparsevlm_trt.runtime import Session
+from sparsevlm_trt.runtime.bench.machine import describe_machine
+from sparsevlm_trt.runtime.prompt import prompt_from_text
+from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.slots import SlotBatch
 from sparsevlm_trt.runtime.threads import allowed_cpus
+from sparsevlm_trt.runtime.trace import Clock
+
+ROWS = (1, 2, 4, 8)  # that decode together in the profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,7 @@ class Asked:
 def served(bundle: Path, *options: str) -> Iterator[tuple[str, int]]:
     """A server of a bundle; gives its URL and process id."""
     command = [sys.executable, "-m", "sparsevlm_trt.runtime.cli", "serve", str(bundle)]
-    command += ["--port", "0", "--model-name", "served", *options]
+    command += ["--port", "0", "--model-name", "served", "--image-cache-mb", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         told = server.stderr.readline()
@@ -147,14 +159,10 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Where this ran, on which versions."""
-    packages = ("sparsevlm-trt", "onnxruntime", "numpy", "fastapi", "uvicorn")
-    return {
-        "machine": platform.processor() or platform.machine(),
-        "cores": allowed_cpus(),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-    }
+    """Where this ran, on which versions, and how busy the machine was."""
+    described = describe_machine(allowed_cpus())
+    described["versions"] |= {name: metadata.version(name) for name in ("fastapi", "uvicorn")}
+    return {"machine": described, "load_average": list(os.getloadavg())}
 
 
 def write(result: dict[str, Any], path: Path | None) -> None:
@@ -237,8 +245,72 @@ def counters(url: str) -> dict[str, float]:
 @_picture
 @_question
 @_json
+@click.option("--passes", default=12, show_default=True, help="Rounds of one pass for each count.")
+@click.option("--tokens", default=64, show_default=True, help="Of an answer, for the gain.")
+def profile(
+    bundle: Path, picture: Path, question: str, json_path: Path | None, passes: int, tokens: int
+) -> None:
+    """Time a prompt and a decode pass by rows and by part: what the gain of company can be."""
+    parts: dict[int, list[dict[str, float]]] = {count: [] for count in ROWS}
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    with Session.load(bundle, verify=False, image_cache_bytes=0) as session:
+        manifest, prompts = session.bundle.manifest, []
+        batches = {count: SlotBatch(session.chain, manifest, count) for count in ROWS}
+        plan = plan_pruning(manifest, budget=64)
+        for _ in range(6):  # the first warms up
+            started, clock = time.perf_counter(), Clock()
+            prompt = prompt_from_text(
+                session.chain,
+                manifest,
+                session.processor,
+                clock,
+                images=[picture],
+                messages=messages,
+            )
+            _, state = session.chain.prefill(
+                prompt.embeds, prompt.layout, plan, 0, clock, prompt.places, prompt.deepstack
+            )
+            prompts.append(1e3 * (time.perf_counter() - started))
+        for count, batch in batches.items():
+            for _ in range(count):
+                batch.join(state)
+        for number in range(passes + 1):  # counts in turn; the first warms up
+            for count, batch in batches.items():
+                clock = Clock()
+                batch.decode(np.full(count, 5, np.int64), clock)
+                spent = {"stages": 0.0, "embed and head": 0.0}
+                for step, ms in clock.steps:
+                    spent["stages" if step.startswith("stage") else "embed and head"] += ms
+                _, spent["host"] = clock.lap()
+                if number:
+                    parts[count].append(spent)
+    prompt_ms = statistics.median(prompts[1:])
+    rows = {
+        count: {name: statistics.median(each[name] for each in found) for name in found[0]}
+        for count, found in parts.items()
+    }
+    whole = {
+        count: statistics.median(sum(each.values()) for each in parts[count]) for count in ROWS
+    }
+    click.echo(f"a prompt {prompt_ms:.0f} ms")
+    for count in ROWS:
+        one, each = prompt_ms + tokens * whole[1], prompt_ms + tokens * whole[count] / count
+        told = ", ".join(f"{name} {ms:.1f}" for name, ms in rows[count].items())
+        click.echo(
+            f"{count} rows: a pass {whole[count]:.1f} ms ({told}); decoding gains "
+            f"{count * whole[1] / whole[count]:.2f}, answers of {tokens} tokens {one / each:.2f}"
+        )
+    write({"prompt_ms": prompt_ms, "pass_ms": whole, "parts_ms": rows}, json_path)
+
+
+@main.command()
+@_bundle
+@_picture
+@_question
+@_json
 @click.option("--chart", type=click.Path(path_type=Path), help="An SVG of both runs.")
-@click.option("--target", default=3.0, show_default=True, help="TTFT to hold, seconds.")
+@click.option("--target", type=float, help="TTFT to hold.  [default: 3 x unloaded, unpruned]")
 @click.option("--phase", default=25.0, show_default=True, help="Seconds before and of the step.")
 @click.option("--rate", type=float, help="Requests/s before the step.  [default: half capacity]")
 def overload(
@@ -247,7 +319,7 @@ def overload(
     question: str,
     json_path: Path | None,
     chart: Path | None,
-    target: float,
+    target: float | None,
     phase: float,
     rate: float | None,
 ) -> None:
@@ -256,14 +328,18 @@ def overload(
     The load before the step is half of what the server can do without pruning.
     """
     body = body_of(picture, question, max_tokens=8)
-    result: dict[str, Any] = {"target_s": target, "phase_s": phase, "runs": {}}
-    for name, options in (
-        ("all visual tokens", ("--whole",)),
-        ("controller", ("--whole", "--target-ttft", str(target), "--floor", "32")),
-    ):
-        with served(bundle, "--queue", "2000", *options) as (url, _):
+    result: dict[str, Any] = {"phase_s": phase, "runs": {}}
+    for name in ("all visual tokens", "controller"):
+        options = ["--queue", "2000", "--timeout", "600", "--whole"]
+        if name == "controller":
+            options += ["--target-ttft", str(target), "--floor", "32"]
+        with served(bundle, *options) as (url, _):
             whole = body | {"sparsevlm": {"method": "none"}}
-            asyncio.run(closed_loop(url, [whole] * 2, 1))
+            asyncio.run(closed_loop(url, [whole] * 2, 1))  # warm
+            if target is None:
+                calm, _ = asyncio.run(closed_loop(url, [whole] * 5, 1))
+                target = round(3 * statistics.median(each.first_s or 0 for each in calm), 1)
+            result["target_s"] = target
             if rate is None:
                 _, elapsed = asyncio.run(closed_loop(url, [whole] * 6, 2))
                 rate = 0.5 * 6 / elapsed

@@ -87,8 +87,12 @@ def edge(bundle: Path, out: Path, *, options: str) -> None:
     show_default=True,
     help="Requests for each replica at which another one starts.",
 )
-@click.option("--cpus", type=float, default=1.0, show_default=True, help="Cores of a replica.")
-@click.option("--gpus", type=float, default=0.0, show_default=True, help="GPUs of a replica.")
+@click.option(
+    "--cpus", type=click.FloatRange(0), default=1.0, show_default=True, help="Cores of a replica."
+)
+@click.option(
+    "--gpus", type=click.FloatRange(0), default=0.0, show_default=True, help="GPUs of a replica."
+)
 @click.option("--detach", is_flag=True, help="Leave it running on --address, and return.")
 @debug_option
 def ray(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.errors import InputError, RunnerError
 from sparsevlm_trt.runtime.extras import MissingPackageError
 from sparsevlm_trt.runtime.serving.app import make_app
 from sparsevlm_trt.runtime.serving.desk import Desk
@@ -20,6 +22,8 @@ from sparsevlm_trt.runtime.session import Session
 __all__ = ["Fleet", "deploy_on_ray"]
 
 APP_NAME = "sparsevlm"
+_LOOK_S = 0.2  # how often Serve is asked whether it is ready
+_PROXY_START_S = 180.0  # several starts of a proxy on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,19 @@ class Fleet:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     health_period_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Check the two bounds.
+
+        Raises:
+            InputError: There would be more replicas than allowed.
+        """
+        if not 1 <= self.min_replicas <= self.max_replicas:
+            raise InputError(
+                f"deploy ray | got {self.min_replicas} to {self.max_replicas} replicas | expected "
+                "1 or more, and the most not below the least | change --min-replicas or "
+                "--max-replicas"
+            )
 
 
 class _Replica:
@@ -95,6 +112,7 @@ def deploy_on_ray(
     Raises:
         BundleError: The bundle is missing, incomplete or altered.
         MissingPackageError: Ray is not installed.
+        RunnerError: The cluster is not there, or the bundle or the proxies do not start on it.
     """
     Bundle.open(bundle)
     try:
@@ -106,8 +124,16 @@ def deploy_on_ray(
         ) from error
     # A cluster of our own stays on this machine, whatever networks that has.
     here = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-    ray.init(address=address, ignore_reinit_error=True, **({} if address else here))
-    serve.start(http_options={"host": host, "port": port})
+    try:
+        ray.init(address=address, ignore_reinit_error=True, **({} if address else here))
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunnerError(
+            f"deploy ray --address | got {_line(error)} | expected a running cluster | start one "
+            "with `ray start --head`, or leave out --address"
+        ) from error
+    with suppress(ray.exceptions.RayActorError, TimeoutError):
+        # Serve kills a proxy that takes 15 s to start and makes another: that is awaited below.
+        serve.start(http_options={"host": host, "port": port})
     replica = serve.deployment(
         serve.ingress(_application)(_Replica),
         name="bundle",
@@ -124,7 +150,32 @@ def deploy_on_ray(
         ray_actor_options={"num_cpus": fleet.num_cpus, "num_gpus": fleet.num_gpus},
     )
     path = str(bundle.resolve())
-    serve.run(replica.bind(path, settings, runner_options or {}), name=APP_NAME)
-    while serve.status().applications[APP_NAME].status != "RUNNING":
-        time.sleep(0.2)
+    try:
+        serve.run(replica.bind(path, settings, runner_options or {}), name=APP_NAME)
+        _await_running(serve)
+    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+        raise RunnerError(
+            f"deploy ray | got {_line(error)} | expected replicas and a proxy that start | see "
+            "logs/serve in the cluster's session folder (/tmp/ray/session_latest)"
+        ) from error
     return f"http://{host}:{port}"
+
+
+def _await_running(serve: Any) -> None:
+    """Wait until all old replicas are replaced and a proxy answers.
+
+    Raises:
+        TimeoutError: No proxy has started in time.
+    """
+    while serve.status().applications[APP_NAME].status != "RUNNING":
+        time.sleep(_LOOK_S)
+    end = time.monotonic() + _PROXY_START_S
+    while "HEALTHY" not in serve.status().proxies.values():
+        if time.monotonic() > end:
+            raise TimeoutError(f"no proxy in {_PROXY_START_S:.0f} s")
+        time.sleep(_LOOK_S)
+
+
+def _line(error: Exception) -> str:
+    """The first line that an error says, or its name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

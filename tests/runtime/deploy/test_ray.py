@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from sparsevlm_trt.runtime import Session
-
-pytestmark = pytest.mark.slow
+from sparsevlm_trt.runtime.cli import main
 
 HEALTH_S = 2.0
 
@@ -81,6 +81,14 @@ def until_answered(url):
     return None
 
 
+def test_the_least_is_not_above_the_most(bundle_of):
+    bounds = ["--min-replicas", "3", "--max-replicas", "2"]
+    done = CliRunner().invoke(main, ["deploy", "ray", str(bundle_of()), *bounds])
+    assert done.exit_code == 1
+    assert "3 to 2 replicas" in done.output
+
+
+@pytest.mark.slow
 def test_it_answers_survives_kills_and_rolls_out(fleet, bundle_of):
     messages = [{"role": "user", "content": "hello"}]
     with Session.load(bundle_of()) as session:
