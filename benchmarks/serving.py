@@ -363,10 +363,11 @@ def overload(
 def arrivals(rate: float, phase: float) -> list[float]:
     """Times of a Poisson stream: a phase at `rate`, one at three times it, one at it again."""
     draw, at, times = random.Random(0), 0.0, []
-    while at < 3 * phase:
+    while True:
         at += draw.expovariate(3 * rate if phase <= at < 2 * phase else rate)
+        if at >= 3 * phase:
+            return times
         times.append(at)
-    return times
 
 
 @main.command()

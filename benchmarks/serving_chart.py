@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+TICKS = (0.1, 0.3, 1, 3, 10, 30, 100)  # seconds
+
 
 def chart_svg(result: dict[str, Any]) -> str:
     """Draw the time to the first token by arrival, both runs, on a logarithmic scale."""
@@ -12,7 +14,9 @@ def chart_svg(result: dict[str, Any]) -> str:
     colors = {"all visual tokens": "#b3261e", "controller": "#0a63c9"}
     phase, target = result["phase_s"], result["target_s"]
     values = [each["first_s"] for run in result["runs"].values() for each in run]
-    low, high = 0.1, max([2 * target, *(value for value in values if value)])
+    told = [value for value in values if value]
+    low = max([tick for tick in TICKS if tick <= min(told, default=1)], default=TICKS[0])
+    high = max([1.5 * target, *told])
     scale = (height - bottom - top) / (math.log(high) - math.log(low))
 
     def x(at: float) -> float:
@@ -27,14 +31,15 @@ def chart_svg(result: dict[str, Any]) -> str:
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         f'<rect x="{x(phase):.1f}" y="{top}" width="{x(2 * phase) - x(phase):.1f}" '
         f'height="{height - bottom - top}" fill="#f0f2f6"/>',
-        f'<text x="{x(1.5 * phase):.1f}" y="{top + 16}" text-anchor="middle" fill="#5b6270">'
+        f'<text x="{x(1.5 * phase):.1f}" y="{height - bottom - 8}" text-anchor="middle" '
+        'fill="#5b6270">'
         "three times the load</text>",
     ]
     parts += [
         f'<line x1="{left}" x2="{width - 16}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '
         f'stroke="#e3e6ec"/><text x="{left - 8}" y="{y(tick) + 4:.1f}" '
         f'text-anchor="end" fill="#5b6270">{tick:g} s</text>'
-        for tick in (0.1, 0.3, 1, 3, 10, 30, 100)
+        for tick in TICKS
         if low <= tick <= high
     ]
     parts.append(
@@ -47,7 +52,7 @@ def chart_svg(result: dict[str, Any]) -> str:
             f'<circle cx="{x(each["at"]):.1f}" cy="{y(each["first_s"]):.1f}" r="3.4" '
             f'fill="{colors[name]}" fill-opacity=".75"/>'
             for each in run
-            if each["first_s"]
+            if each["first_s"] and each["at"] <= 3 * phase
         ]
         place = left + 10 + 190 * number
         parts.append(
