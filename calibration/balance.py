@@ -15,12 +15,15 @@ from sparsevlm_trt.calibration.rounding import nearest, rounded
 from sparsevlm_trt.calibration.schemes import Scheme
 from sparsevlm_trt.calibration.statistics import Statistics
 
-__all__ = ["Fit", "fit_site"]
+__all__ = ["LEAST_ROW", "Fit", "fit_site"]
 
 Floats = NDArray[np.float32]
 # Shares of an activation's unevenness that go to the weights; 0.5 is the paper's usual one.
 SHARES = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
 CLIPS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3)  # of the largest magnitude seen
+# Four operators more are worth a third of the noise: where few tokens are far larger than others.
+WORTH_ROWS = 0.33
+LEAST_ROW = 6.2e-5  # what a row is divided by at least: float16's normal numbers begin here
 FLOAT32 = np.dtype(np.float32)
 
 
@@ -31,44 +34,53 @@ class Fit:
     Attributes:
         balance: The activation is divided, its weights multiplied by it, `[K]`; None: by nothing.
         scale: Scale of the activation after that; None where activations stay.
-        noise: Mean over the linears of the squared error of the product, as a share of the
-            product's own energy, on the rows that were kept.
+        by_row: Whether each row is first divided by its own largest magnitude.
+        noise: Squared error of a row's product as a share of the product's own energy, mean over
+            the rows that were kept and over the linears.
     """
 
     balance: Floats | None
     scale: float | None
     noise: float
+    by_row: bool = False
 
 
 def fit_site(
     seen: Statistics, weights: Sequence[Floats], scheme: Scheme, *, can_balance: bool
 ) -> Fit:
-    """Try shares, then clips, on rows of the data; the least error of the products wins.
+    """Try shares, clips and rows by themselves, on the data; the least error of products wins.
 
     Args:
         seen: Statistics of the activation.
         weights: The linears' weights, `[K, M]` each.
         scheme: How they will be quantised.
-        can_balance: Whether what makes the activation can be divided.
+        can_balance: Whether the activation can be divided.
 
     Source: SmoothQuant (arXiv 2211.10438) for the balance, AWQ (arXiv 2306.00978) for choosing
     its share by the error of the product; where only weights are quantised this is AWQ's search.
     """
     rows = seen.rows
     products = [rows @ weight for weight in weights]
-    best: Fit | None = None
-    for share in SHARES if can_balance else (0.0,):
-        balance = _balance(seen.largest, weights, share)
-        fit = _fit(seen, rows, weights, products, scheme, balance, 1.0)
-        if best is None or fit.noise < best.noise:
-            best = fit
-    assert best is not None
-    if scheme.activations is not None and scheme.activations.rounds:
-        for clip in CLIPS[1:]:
-            fit = _fit(seen, rows, weights, products, scheme, best.balance, clip)
-            if fit.noise < best.noise:
-                best = fit
-    return best
+    shares = SHARES if can_balance else (0.0,)
+    balances = [_balance(seen.largest, weights, share) for share in shares]
+
+    def search(*, by_row: bool) -> Fit:
+        fits = [
+            _fit(seen, rows, weights, products, scheme, balance, 1.0, by_row)
+            for balance in balances
+        ]
+        best = min(fits, key=lambda fit: fit.noise)
+        if scheme.activations is not None and scheme.activations.rounds:
+            for clip in CLIPS[1:]:
+                fit = _fit(seen, rows, weights, products, scheme, best.balance, clip, by_row)
+                best = min(best, fit, key=lambda fit: fit.noise)
+        return best
+
+    plain = search(by_row=False)
+    if scheme.activations is None or not scheme.activations.rounds:
+        return plain
+    by_row = search(by_row=True)
+    return by_row if by_row.noise < WORTH_ROWS * plain.noise else plain
 
 
 def _fit(
@@ -79,20 +91,34 @@ def _fit(
     scheme: Scheme,
     balance: Floats | None,
     clip: float,
+    by_row: bool,
 ) -> Fit:
     factor = np.ones(rows.shape[1], np.float32) if balance is None else balance
-    inputs, scale = rows / factor, None
+    inputs: Floats = rows / factor
+    scale = None
     if scheme.activations is not None:
-        largest = float((seen.largest / factor).max())
+        largest = 1.0 if by_row else float((seen.largest / factor).max())
         scale = max(clip * largest / scheme.activations.largest, 1e-8)
-        inputs = rounded(inputs / np.float32(scale), scheme.activations) * np.float32(scale)
+        step = np.full((len(rows), 1), scale, np.float32)
+        if by_row:
+            step *= np.maximum(np.abs(inputs).max(axis=1, keepdims=True), LEAST_ROW)
+        inputs = rounded(inputs / step, scheme.activations) * step
     noises = []
     for weight, product in zip(weights, products, strict=True):
         block = block_of(scheme, weight.shape[0])
         codes = nearest(weight * factor[:, None], scheme.weights, block, FLOAT32)
-        error = inputs @ codes.values() - product
-        noises.append(float(np.square(error).sum() / max(np.square(product).sum(), 1e-12)))
-    return Fit(balance, scale, float(np.mean(noises)))
+        noises.append(_noise(inputs @ codes.values() - product, product))
+    return Fit(balance, scale, float(np.mean(noises)), by_row)
+
+
+def _noise(error: Floats, product: Floats) -> float:
+    """Error over product, each row by itself: a few tokens of huge activations outweigh no other.
+
+    A row that is far below the others counts as a tenth of the median one.
+    """
+    energy = np.square(product).sum(axis=1)
+    floor = max(0.1 * float(np.median(energy)), 1e-12)
+    return float((np.square(error).sum(axis=1) / np.maximum(energy, floor)).mean())
 
 
 def block_of(scheme: Scheme, num_inputs: int) -> int | None:

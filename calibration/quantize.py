@@ -133,7 +133,9 @@ def fit_bundle(
                 weights.append(np.ascontiguousarray(array.T) if linear.transposed else array)
             # A head that lies [M, K] may share its bytes with the embedding: leave its inputs.
             is_head = any(linear.transposed for linear in site.linears)
-            can_balance = not is_head and find_fold(site) is not None
+            # Where activations are rounded, a division of its own is worth its operator.
+            divides = scheme.activations is not None or find_fold(site) is not None
+            can_balance = not is_head and divides
             fits[site.name] = fit_site(seen, weights, scheme, can_balance=can_balance)
     return Fitted(fits, statistics)
 
@@ -209,6 +211,7 @@ def _ranges(
                 "largest": float(statistics[name].largest.max()),
                 "scale": fit.scale,
                 "balanced": fit.balance is not None,
+                "by_row": fit.by_row,
                 "noise": fit.noise,
             }
             for name, fit in fits.items()

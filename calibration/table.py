@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsevlm_trt.calibration.rewrite import Store
+from sparsevlm_trt.calibration.graph_values import Store
 from sparsevlm_trt.calibration.rounding import nearest
 from sparsevlm_trt.calibration.schemes import INT8
 
