@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import DTypeLike
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.device_array import Tensor
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 
@@ -90,7 +90,7 @@ def with_peaks(model: onnx.ModelProto) -> dict[str, str]:
     return made
 
 
-class PeakRunner:
+class PeakRunner(Closing):
     """Runs graphs on ONNX Runtime's CPU and remembers the largest magnitude of every tensor."""
 
     name = "onnxruntime"
@@ -152,16 +152,3 @@ class PeakRunner:
     def close(self) -> None:
         """Free the graphs; a second call does nothing."""
         self._sessions.clear()
-
-    def __enter__(self) -> PeakRunner:
-        """Return the runner itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.device_array import DeviceArray, Tensor
 from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.errors import EngineError, RunnerError
@@ -46,7 +46,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _pool_threads: int | None = None
 
 
-class OnnxRuntimeRunner:
+class OnnxRuntimeRunner(Closing):
     """Runs each graph in a session of its own; all sessions share one thread pool.
 
     With a pool for each session, the threads of the last stage spin while the next one computes:
@@ -255,19 +255,6 @@ class OnnxRuntimeRunner:
         """Free all sessions; a second call does nothing."""
         self._sessions.clear()
         self._outputs.clear()
-
-    def __enter__(self) -> OnnxRuntimeRunner:
-        """Return the runner itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 def _share_pool(onnxruntime: Any, threads: int | None) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.chain import Chain
+from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.device_array import joined
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.generation import Event, Result, drain, generate, pieces
@@ -32,7 +32,7 @@ __all__ = ["IMAGE_CACHE_BYTES", "Session"]
 IMAGE_CACHE_BYTES = 64 << 20  # a LLaVA-1.5-7B image is 4.7 MB in float16
 
 
-class Session:
+class Session(Closing):
     """Answers prompts with one bundle on one runner.
 
     Calls do not share anything but the graphs, so threads may share a session.
@@ -219,19 +219,6 @@ class Session:
     def close(self) -> None:
         """Free the graphs; a second call does nothing."""
         self.runner.close()
-
-    def __enter__(self) -> Session:
-        """Return the session itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
     def _read(
         self,

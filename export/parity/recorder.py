@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.runner import Array, Runner, Tensor
 
 __all__ = ["GraphCall", "RecordingRunner"]
@@ -35,7 +35,7 @@ class GraphCall:
     outputs: dict[str, Array]
 
 
-class RecordingRunner:
+class RecordingRunner(Closing):
     """Passes every call on; between `start` and `stop` keeps those of the first two phases."""
 
     def __init__(self, runner: Runner) -> None:
@@ -79,16 +79,3 @@ class RecordingRunner:
     def close(self) -> None:
         """See `Runner.close`."""
         self._runner.close()
-
-    def __enter__(self) -> RecordingRunner:
-        """Return the runner itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.plain_json import plain_from
 
@@ -100,7 +100,7 @@ def margins_of(logits: NDArray[np.float32]) -> tuple[float, ...]:
     return tuple(round(float(margin), 5) for margin in best[:, -1] - best[:, -2])
 
 
-class AnswerFile:
+class AnswerFile(Closing):
     """The answers there are, by key; it belongs to one process at a time.
 
     Attributes:
@@ -161,19 +161,6 @@ class AnswerFile:
         if not self._file.closed:
             self._sync()
             self._file.close()
-
-    def __enter__(self) -> AnswerFile:
-        """Return the file itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
     def _sync(self) -> None:
         os.fsync(self._file.fileno())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.errors import RunnerError
 from sparsevlm_trt.runtime.openvino.compiler import CompiledGraph, Compiler
 from sparsevlm_trt.runtime.openvino.graph_cache import GraphCache, default_folder
@@ -28,7 +28,7 @@ _DRIVERS = {
 }
 
 
-class OpenVinoRunner:
+class OpenVinoRunner(Closing):
     """Runs each graph as a compiled model; stages keep their keys and values themselves."""
 
     name = "openvino"
@@ -164,19 +164,6 @@ class OpenVinoRunner:
         self._loaded.clear()
         self._plain.clear()
         self._bundle = None
-
-    def __enter__(self) -> OpenVinoRunner:
-        """Return the runner itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
     def _open_plain(self, graph: str) -> CompiledGraph:
         """Return a stage in the bundle's own form."""

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.device_array import DeviceArray, Tensor
 from sparsevlm_trt.runtime.engines.folder import EngineFolder
 from sparsevlm_trt.runtime.engines.limits import Limits
@@ -48,7 +48,7 @@ class _Loaded:
     decode: DecodeStep | None = None
 
 
-class TensorRtRunner:
+class TensorRtRunner(Closing):
     """Runs each graph as an engine; hidden states and caches never leave the device.
 
     Work is put on one stream and not waited for: the time of a graph is that of asking for it,
@@ -244,19 +244,6 @@ class TensorRtRunner:
             self._memory.close()
             self._memory = None
             self._device.close()
-
-    def __enter__(self) -> TensorRtRunner:
-        """Return the runner itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 class TensorRtRtxRunner(TensorRtRunner):
