@@ -66,6 +66,11 @@ calibrate.add_command(budget)
     help="Budgets, or none, that take turns meanwhile.  [default: the bundle's plan]",
 )
 @click.option(
+    "--kv-cache",
+    type=click.Choice(["int8"]),
+    help="Remember keys and values in this type.  [default: the model's]",
+)
+@click.option(
     "--keep",
     type=click.IntRange(min=0),
     default=0,
@@ -87,6 +92,7 @@ def quantize(
     data: Path,
     limit: int,
     budgets: tuple[int | None, ...],
+    kv_cache: str | None,
     keep: int,
     threads: int | None,
     overwrite: bool,
@@ -117,6 +123,7 @@ def quantize(
             samples,
             budgets=budgets,
             num_kept=keep,
+            int8_cache=kv_cache == "int8",
             threads=threads,
             overwrite=overwrite,
             progress=progress,

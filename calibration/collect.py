@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sparsevlm_trt.calibration.recorder import Recorder
 from sparsevlm_trt.calibration.samples import Samples
@@ -12,10 +16,23 @@ from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.session import Session
 
-__all__ = ["check_activations", "collect"]
+__all__ = ["Collected", "check_activations", "collect"]
 
 NEW_TOKENS = 8  # of each answer: tokens that are decoded count too
 MOST_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Collected:
+    """What was seen of a bundle.
+
+    Attributes:
+        statistics: Of each site's activation, by the site's name.
+        caches: Largest magnitude of each channel of the new keys and values, by output, `[G*D]`.
+    """
+
+    statistics: Mapping[str, Statistics]
+    caches: Mapping[str, NDArray[np.float32]]
 
 
 def collect(
@@ -26,8 +43,8 @@ def collect(
     moments: bool,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Mapping[str, Statistics]:
-    """Watch the linears of a bundle while it answers.
+) -> Collected:
+    """Watch the linears and the caches of a bundle while it answers.
 
     Args:
         bundle: The bundle.
@@ -37,9 +54,6 @@ def collect(
         moments: Whether to sum up second moments.
         threads: Processor threads, if this process has no pool yet.
         progress: Called before each question.
-
-    Returns:
-        Statistics by site.
 
     Raises:
         InputError: A sample cannot be asked, or activations are not numbers.
@@ -61,9 +75,8 @@ def collect(
                 budget=budget,
                 max_new_tokens=NEW_TOKENS,
             )
-        statistics = dict(recorder.statistics)
-    check_activations(statistics)
-    return statistics
+    check_activations(recorder.statistics)
+    return Collected(recorder.statistics, recorder.caches)
 
 
 def check_activations(statistics: Mapping[str, Statistics]) -> None:

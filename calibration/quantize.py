@@ -11,7 +11,8 @@ import numpy as np
 
 from sparsevlm_trt.calibration.balance import Fit, fit_site
 from sparsevlm_trt.calibration.bundle_copy import BundleCopy
-from sparsevlm_trt.calibration.collect import collect
+from sparsevlm_trt.calibration.cache_codes import quantize_cache
+from sparsevlm_trt.calibration.collect import Collected, collect
 from sparsevlm_trt.calibration.folding import find_fold
 from sparsevlm_trt.calibration.models import load_model
 from sparsevlm_trt.calibration.rewrite import quantize_graph
@@ -38,11 +39,11 @@ class Fitted:
 
     Attributes:
         fits: For each site of the bundle, by name.
-        statistics: What was seen there.
+        seen: What was seen there, and of the caches.
     """
 
     fits: Mapping[str, Fit]
-    statistics: Mapping[str, Statistics]
+    seen: Collected
 
 
 def quantize_bundle(
@@ -53,6 +54,7 @@ def quantize_bundle(
     *,
     budgets: Sequence[int | None] = (),
     num_kept: int = 0,
+    int8_cache: bool = False,
     threads: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -67,6 +69,7 @@ def quantize_bundle(
         budgets: Nominal budgets that take turns, None for no pruning; empty for the bundle's own
             plan.
         num_kept: Sites to leave as they are, those of the most noise.
+        int8_cache: Whether keys and values are remembered as int8, with a scale a channel.
         threads: Processor threads.
         overwrite: Replace a bundle that is there.
         progress: Called before each step.
@@ -93,6 +96,7 @@ def quantize_bundle(
         samples,
         fitted,
         kept=noisiest(fitted.fits, num_kept),
+        int8_cache=int8_cache,
         overwrite=overwrite,
         progress=progress,
     )
@@ -114,7 +118,7 @@ def fit_bundle(
     progress: Progress | None = None,
 ) -> Fitted:
     """Watch a bundle on the data and find each site's scales."""
-    statistics = collect(
+    collected = collect(
         bundle, samples, budgets, moments=scheme.compensates, threads=threads, progress=progress
     )
     fits: dict[str, Fit] = {}
@@ -123,7 +127,7 @@ def fit_bundle(
         if progress is not None:
             progress(f"fit {graph}", number, len(graphs))
         for site in find_sites(graph, load_model(bundle, graph)):
-            seen = statistics.get(site.name)
+            seen = collected.statistics.get(site.name)
             if seen is None:
                 continue  # a graph that this data does not reach, say of another method
             weights = []
@@ -137,7 +141,7 @@ def fit_bundle(
             divides = scheme.activations is not None or find_fold(site) is not None
             can_balance = not is_head and divides
             fits[site.name] = fit_site(seen, weights, scheme, can_balance=can_balance)
-    return Fitted(fits, statistics)
+    return Fitted(fits, collected)
 
 
 def write_quantized(
@@ -148,6 +152,7 @@ def write_quantized(
     fitted: Fitted,
     *,
     kept: Sequence[str] = (),
+    int8_cache: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -160,11 +165,13 @@ def write_quantized(
         samples: The data, to be named in the manifest.
         fitted: What was found on it.
         kept: Sites to leave as they are.
+        int8_cache: Whether keys and values are remembered as int8.
         overwrite: Replace a bundle that is there.
         progress: Called before each graph.
     """
     fits = {name: fit for name, fit in fitted.fits.items() if name not in kept}
-    ranges = json_text(_ranges(fits, fitted.statistics, kept)).encode("ascii")
+    statistics = fitted.seen.statistics
+    ranges = json_text(_ranges(fits, statistics, kept)).encode("ascii")
     with BundleWriter(out, overwrite=overwrite) as writer:
         copy = BundleCopy(bundle, writer)
         specs: dict[str, GraphSpec] = {}
@@ -174,9 +181,10 @@ def write_quantized(
             if progress is not None:
                 progress(f"write {name}", number, len(names))
             model = load_model(bundle, name)
-            sites = quantize_graph(name, model, fits, scheme, copy.store, fitted.statistics)
+            sites = quantize_graph(name, model, fits, scheme, copy.store, statistics)
             done += sites
-            if sites or (name == "embed" and quantize_table(model, copy.store)):
+            has_codes = int8_cache and quantize_cache(model, fitted.seen.caches)
+            if sites or has_codes or (name == "embed" and quantize_table(model, copy.store)):
                 specs[name] = copy.add_model(name, model)
             else:
                 specs[name] = copy.add_graph(name)
@@ -185,6 +193,7 @@ def write_quantized(
         source = (bundle.path / MANIFEST_NAME).read_bytes()
         manifest = replace(
             bundle.manifest,
+            model=replace(bundle.manifest.model, cache_dtype="int8" if int8_cache else None),
             graphs=specs,
             files=writer.files,
             quantization=QuantizationSpec(

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from sparsevlm_trt.calibration.cache_codes import NEW_ENTRIES
 from sparsevlm_trt.calibration.models import load_model, model_bytes
 from sparsevlm_trt.calibration.sites import find_sites
 from sparsevlm_trt.calibration.statistics import Statistics
@@ -22,6 +24,7 @@ class Recorder(OnnxRuntimeRunner):
 
     Attributes:
         statistics: What was seen at each site, by the site's name.
+        caches: Largest magnitude of each channel of the new keys and values, by output, `[G*D]`.
     """
 
     def __init__(self, *, moments: bool, threads: int | None = None) -> None:
@@ -33,6 +36,7 @@ class Recorder(OnnxRuntimeRunner):
         """
         super().__init__(threads=threads)
         self.statistics: dict[str, Statistics] = {}
+        self.caches: dict[str, NDArray[np.float32]] = {}
         self._moments = moments
         self._taps: dict[str, dict[str, list[str]]] = {}
         self._given: dict[str, list[str]] = {}
@@ -58,6 +62,10 @@ class Recorder(OnnxRuntimeRunner):
                     seen = Statistics(activation.shape[-1], moments=self._moments)
                     self.statistics[site] = seen
                 seen.add(np.asarray(activation))
+        for name in self._given[graph]:
+            if name.startswith(NEW_ENTRIES):
+                entries = np.abs(np.asarray(outputs[name], np.float32)).max(axis=(0, 1))
+                self.caches[name] = np.maximum(self.caches.get(name, 0.0), entries)
         return {name: outputs[name] for name in self._given[graph]}
 
 

@@ -110,6 +110,7 @@ class Chain:
         self._num_deepstack = manifest.model.num_deepstack or 0
         self._cache_width = manifest.model.num_kv_heads * manifest.model.head_dim
         self.dtype = np.dtype(manifest.model.dtype)
+        self.kv_dtype = np.dtype(manifest.model.kv_dtype)
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike, /) -> Tensor:
         """Reserve an array where the engine computes."""
@@ -370,12 +371,12 @@ class Chain:
         """Open the cache of a stage, in the engine where it keeps caches."""
         stage, runner = self._stages[number], self._runner
         if isinstance(runner, HoldsCaches):
-            held = runner.open_cache(stage.graph, batch, capacity, self.dtype)
+            held = runner.open_cache(stage.graph, batch, capacity, self.kv_dtype)
             if held is not None:
                 return held
         layers = range(stage.first, stage.stop)
         width = self._cache_width
-        return StageCache(layers, batch, capacity, width, self.dtype, runner.empty)
+        return StageCache(layers, batch, capacity, width, self.kv_dtype, runner.empty)
 
     def _logits(self, hidden: Tensor, clock: Clock) -> Floats:
         """Run the head on the last position."""

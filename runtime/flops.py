@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 FLOPS_PER_MULTIPLY_ADD = 2
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 IMAGE_CHANNELS = 3
 
 
@@ -242,7 +242,7 @@ def _stage_cost(model: ModelSpec, stage: StageSpec, num_visual: int, num_text: i
 
 
 def _kv_bytes(model: ModelSpec, stage: StageSpec, num_tokens: int) -> int:
-    per_token = 2 * model.num_kv_heads * model.head_dim * DTYPE_BYTES[model.dtype]
+    per_token = 2 * model.num_kv_heads * model.head_dim * DTYPE_BYTES[model.kv_dtype]
     return stage.num_layers * num_tokens * per_token
 
 

@@ -72,7 +72,7 @@ class HoldsCaches(Protocol):
             graph: The stage's graph, loaded.
             batch: Rows, B.
             capacity: Entries that fit in.
-            dtype: The model's type.
+            dtype: The cache's type.
         """
 
 
@@ -127,7 +127,7 @@ class StageCache(Cache):
             batch: Rows, B.
             capacity: Entries that fit in.
             width: Values of one entry, G*D.
-            dtype: The model's type.
+            dtype: The cache's type.
             empty: Reserves them where the engine computes.
         """
         self.length = 0

@@ -28,6 +28,7 @@ __all__ = [
 FORMAT_VERSION = 2
 TENSOR_DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool")
 MODEL_DTYPES = ("float32", "float16")
+CACHE_DTYPES = (*MODEL_DTYPES, "int8")
 GRAPH_NAME = re.compile(r"[A-Za-z0-9_+\-]+")  # no dot: a link is spelled graph.tensor
 SHA256 = re.compile(r"[0-9a-f]{64}")
 REMEDY = "export the bundle again"
@@ -110,7 +111,7 @@ class ModelSpec:
 
     A token has `num_axes` positions: one, or three (time, row, column) by M-RoPE. The vision tower
     feeds the outputs of the first `num_deepstack` layers too, all in the first stage; None: of no
-    layer.
+    layer. Keys and values are remembered in `cache_dtype`; None: in `dtype`.
     """
 
     source: str
@@ -129,10 +130,17 @@ class ModelSpec:
     tied_head: bool
     num_axes: int = 1
     num_deepstack: int | None = field(default=None, metadata={"optional": True})
+    cache_dtype: str | None = field(default=None, metadata={"optional": True})
+
+    @property
+    def kv_dtype(self) -> str:
+        """Type of the KV cache."""
+        return self.cache_dtype or self.dtype
 
     def problems(self, where: str) -> Iterator[str]:
         """Say what no model can be."""
         yield from _one_of(f"{where}.dtype", self.dtype, MODEL_DTYPES)
+        yield from _one_of(f"{where}.cache_dtype", self.kv_dtype, CACHE_DTYPES)
         yield from _positive(where, self)
         if self.num_kv_heads > 0 and self.num_heads % self.num_kv_heads:
             yield (

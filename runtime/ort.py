@@ -38,6 +38,7 @@ _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
+    "tensor(int8)": np.dtype(np.int8),
     "tensor(int64)": np.dtype(np.int64),
     "tensor(bool)": np.dtype(np.bool_),
 }

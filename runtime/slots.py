@@ -49,7 +49,7 @@ class StageSlots(Cache):
             layers: The model's layer numbers in this stage.
             num_slots: Rows that may join.
             width: Values of one entry, G*D.
-            dtype: The model's type.
+            dtype: The cache's type.
             empty: Reserves memory where the engine computes.
         """
         names = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
@@ -187,7 +187,9 @@ class SlotBatch:
         width = model.num_kv_heads * model.head_dim
         self.num_slots = num_slots
         self.caches = [
-            StageSlots(range(stage.first, stage.stop), num_slots, width, model.dtype, chain.empty)
+            StageSlots(
+                range(stage.first, stage.stop), num_slots, width, model.kv_dtype, chain.empty
+            )
             for stage in manifest.stages
         ]
         self._chain = chain

@@ -94,9 +94,11 @@ class OpenVinoRunner(Closing):
     def load(self, bundle: Bundle, graphs: Sequence[str]) -> None:
         """Compile each graph, or find it compiled; see `Runner.load`."""
         self._bundle = bundle
-        stages = {stage.graph for stage in bundle.manifest.stages}
+        # Codes of a cache stay outside: the engine would keep what it makes of them.
+        has_codes = bundle.manifest.model.cache_dtype is not None
+        holding = set() if has_codes else {stage.graph for stage in bundle.manifest.stages}
         for graph in graphs:
-            self._loaded[graph] = self._compiler.open(bundle, graph, graph in stages)
+            self._loaded[graph] = self._compiler.open(bundle, graph, graph in holding)
 
     def put(self, graph: str, model: bytes) -> None:
         """Compile a graph in memory, in place of the one of that name.
@@ -145,7 +147,7 @@ class OpenVinoRunner(Closing):
             graph: The stage.
             batch: Rows.
             capacity: Entries that fit in.
-            dtype: The model's type; the cache itself has the stage's.
+            dtype: The cache's type in the bundle; the cache itself has the stage's.
         """
         compiled = self._loaded.get(graph)
         if compiled is None or not compiled.holds_cache or self._bundle is None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sparsevlm_trt.runtime.engines.limits import Limits, largest_image
+from sparsevlm_trt.runtime.flops import DTYPE_BYTES
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.tensorrt.arena import Arena, Place, aligned
 
@@ -294,7 +295,7 @@ def _cache_bytes(manifest: Manifest, shape: RequestShape, stage: int) -> int:
 
 def _entry_bytes(manifest: Manifest) -> int:
     model = manifest.model
-    return model.num_kv_heads * model.head_dim * _item_bytes(manifest)
+    return model.num_kv_heads * model.head_dim * DTYPE_BYTES[model.kv_dtype]
 
 
 def _hidden_bytes(manifest: Manifest, shape: RequestShape, length: int) -> int:
@@ -302,4 +303,4 @@ def _hidden_bytes(manifest: Manifest, shape: RequestShape, length: int) -> int:
 
 
 def _item_bytes(manifest: Manifest) -> int:
-    return 4 if manifest.model.dtype == "float32" else 2
+    return DTYPE_BYTES[manifest.model.dtype]

@@ -37,14 +37,15 @@ def questions(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def quantized(tmp_path_factory, bundle_of, questions):
     """A quantised tiny bundle by scheme and type, made once: `quantized("int8", "float16")`."""
-    made: dict[tuple[str, str, str], Bundle] = {}
+    made: dict[tuple[str, str, bool], Bundle] = {}
 
-    def make(scheme: str, dtype: str = "float32", kind: str = "llava-llama") -> Bundle:
-        key = (scheme, dtype, kind)
+    def make(scheme: str, dtype: str = "float32", *, int8_cache: bool = False) -> Bundle:
+        key = (scheme, dtype, int8_cache)
         if key not in made:
-            out = tmp_path_factory.mktemp("quantized") / "-".join(key)
-            source = Bundle.open(bundle_of(kind, dtype))
-            quantize_bundle(source, out, find_scheme(scheme), read_samples(questions))
+            out = tmp_path_factory.mktemp("quantized") / "bundle"
+            source = Bundle.open(bundle_of("llava-llama", dtype))
+            samples = read_samples(questions)
+            quantize_bundle(source, out, find_scheme(scheme), samples, int8_cache=int8_cache)
             made[key] = Bundle.open(out)
         return made[key]
 

@@ -45,6 +45,12 @@ def build(bundle, graph):
     return json.loads(done.stdout)
 
 
+def test_tensorrt_builds_a_stage_with_an_int8_cache(quantized):
+    answer = build(quantized("int8", "float16", int8_cache=True), "stage_1")
+    assert answer["parsed"], answer["errors"]
+    assert answer["built"], answer["errors"]
+
+
 @pytest.mark.parametrize("scheme", ["int8", "int4-weight", "fp8"])
 @pytest.mark.parametrize("graph", ["embed", "stage_0", "vision", "head"])
 def test_tensorrt_builds(quantized, scheme, graph):

@@ -53,6 +53,7 @@ models = st.builds(
     dtype=st.sampled_from(["float32", "float16"]),
     tied_head=st.booleans(),
     num_deepstack=st.none() | counts,
+    cache_dtype=st.none() | st.sampled_from(["float16", "int8"]),
 )
 visions = st.builds(
     VisionSpec,
@@ -172,6 +173,7 @@ def test_every_structural_problem_is_said_at_once(plain: dict) -> None:
         ("model.num_layers", 0, "expected 1 or more"),
         ("model.num_kv_heads", 3, "expected a divisor of num_heads 2"),
         ("model.num_deepstack", 0, "expected 1 or more"),
+        ("model.cache_dtype", "int4", "expected one of float32, float16, int8"),
         ("vision.image_size", [0, 4], "expected 1 or more"),
         ("plan.method", "fastv", "expected one of none, sparsevlm"),
         ("plan.boundaries", [2, 1], "expected ascending layers"),
