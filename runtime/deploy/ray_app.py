@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from sparsevlm_trt.runtime.session import Session
 __all__ = ["Fleet", "deploy_on_ray"]
 
 APP_NAME = "sparsevlm"
+_REACH_SECONDS = 5.0  # how long a cluster may take to be reached
 _LOOK_S = 0.2  # how often Serve is asked whether it is ready
 _PROXY_START_S = 180.0  # several starts of a proxy on a busy machine
 
@@ -115,6 +117,8 @@ def deploy_on_ray(
         RunnerError: The cluster is not there, or the bundle or the proxies do not start on it.
     """
     Bundle.open(bundle)
+    if address is not None:
+        _check_reachable(address)
     try:
         import ray
         from ray import serve
@@ -179,3 +183,17 @@ def _await_running(serve: Any) -> None:
 def _line(error: Exception) -> str:
     """The first line that an error says, or its name."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse a cluster that nobody answers for: Ray itself would try again for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():
+        return  # "auto", or a name that Ray resolves itself
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
+    except OSError as error:
+        raise RunnerError(
+            f"deploy ray --address | got {address}: {error.strerror or error} | expected a "
+            "running cluster | start one with `ray start --head`, or leave out --address"
+        ) from error

@@ -88,6 +88,16 @@ def test_the_least_is_not_above_the_most(bundle_of):
     assert "3 to 2 replicas" in done.output
 
 
+def test_a_cluster_that_is_not_there(bundle_of):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = ["deploy", "ray", str(bundle_of()), "--address", f"127.0.0.1:{port}"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert f"got 127.0.0.1:{port}" in result.stderr
+    assert "expected a running cluster" in result.stderr
+
+
 @pytest.mark.slow
 def test_it_answers_survives_kills_and_rolls_out(fleet, bundle_of):
     messages = [{"role": "user", "content": "hello"}]
