@@ -14,7 +14,7 @@ __all__ = ["Cpu", "read_cpu"]
 _CPUINFO = Path("/proc/cpuinfo")
 # x86, then ARM; as Linux names them.
 _WANTED = (
-    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_bf16", "amx_int8"),
     *("asimd", "asimdhp", "bf16", "i8mm", "sve", "sve2", "sme"),
 )
@@ -37,6 +37,11 @@ class Cpu:
     cores: int
     allowed_cores: int
     flags: tuple[str, ...]
+
+    @property
+    def sums_int8_exactly(self) -> bool:
+        """Whether products of 8 bits are added in 32; AVX2 alone adds pairs of them in 16."""
+        return not {"avx_vnni", "avx512_vnni", "amx_int8"}.isdisjoint(self.flags)
 
 
 def read_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.closing import Closing
+from sparsevlm_trt.runtime.cpu import read_cpu
 from sparsevlm_trt.runtime.device_array import DeviceArray, Tensor
 from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.errors import EngineError, RunnerError
@@ -143,9 +144,10 @@ class OnnxRuntimeRunner(Closing):
         # A memory pattern is kept for every new shape: one per decode step, for ever.
         options.enable_mem_pattern = False
         options.log_severity_level = 3
-        # Without VNNI, ONNX Runtime's product of uint8 by int8 saturates at 16 bits. This takes
-        # the one of uint8 by uint8, which does not. Where there is VNNI it changes nothing.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not read_cpu().sums_int8_exactly:
+            # Here ONNX Runtime's product of uint8 by int8 saturates at 16 bits. This takes the one
+            # of uint8 by uint8, which does not. With VNNI it would take three times as long.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         return options
 
     def _load_one(self, bundle: Bundle, graph: str) -> None:

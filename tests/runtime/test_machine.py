@@ -20,6 +20,16 @@ def test_an_x86_processor(tmp_path):
     assert 1 <= cpu.allowed_cores <= cpu.cores
 
 
+@pytest.mark.parametrize(
+    ("flags", "is_exact"),
+    [("avx2 fma", False), ("avx2 avx_vnni", True), ("avx512f avx512_vnni", True), ("", False)],
+)
+def test_int8_products_saturate_without_vnni(tmp_path, flags, is_exact):
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"model name\t: CPU\nflags\t\t: {flags}\n")
+    assert read_cpu(file).sums_int8_exactly is is_exact
+
+
 def test_an_arm_processor(tmp_path):
     file = tmp_path / "cpuinfo"
     file.write_text("processor : 0\nFeatures : fp asimd bf16 i8mm sve\n")
