@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 from sparsevlm_trt.runtime.runner import Tensor
 
@@ -55,7 +55,7 @@ class Distance:
         return self.product / norm if norm else 1.0
 
 
-class Twin:
+class Twin(Closing):
     """A runner that computes with the original graphs, and the quantised ones on their inputs.
 
     Attributes:
@@ -100,15 +100,3 @@ class Twin:
 
     def close(self) -> None:
         """Do nothing: who made the two closes them."""
-
-    def __enter__(self) -> Twin:
-        """Return the runner itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Do nothing, as `close`."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsevlm_trt.calibration.budget.choice import Choice
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.evaluation.answers import Answer, AnswerFile
 from sparsevlm_trt.runtime.evaluation.configs import UNPRUNED, Config, plan_configs
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 MOST_LOSS = 3.0
 
 
-class Asker:
+class Asker(Closing):
     """Gives answers by question and schedule, from the file or from the model.
 
     The model is loaded when the first answer is missing.
@@ -102,16 +102,7 @@ class Asker:
             np.float64,
         )
 
-    def __enter__(self) -> Asker:
-        """Return the asker itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Free the model."""
         self._opened.close()
 
