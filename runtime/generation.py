@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsevlm_trt.runtime.chain import Chain, ChainState, Decoding
+from sparsevlm_trt.runtime.chain import Chain
+from sparsevlm_trt.runtime.decoding import ChainState, Decoding
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.request import Request
 from sparsevlm_trt.runtime.sampling import Sampler

@@ -168,7 +168,7 @@ def prompt_from_text(
     read = read_prompt(manifest, processor, clock, **given)
     if not read.visuals:
         return Prompt(chain.embed(read.ids[None], clock), read.layout)
-    features, fed = chain.visuals(read.visuals, processor.layout, clock)
+    features, fed = chain.sight.visuals(read.visuals, processor.layout, clock)
     # The placeholder may lie beyond the embedding table; its row is not used.
     ids = read.ids.copy()
     ids[read.places] = 0

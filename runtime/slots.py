@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsevlm_trt.runtime.chain import Chain, ChainState
+from sparsevlm_trt.runtime.chain import Chain
+from sparsevlm_trt.runtime.decoding import ChainState
 from sparsevlm_trt.runtime.device_array import Allocate, Tensor
 from sparsevlm_trt.runtime.kv_cache import Cache, HeldCache, StageCache
 from sparsevlm_trt.runtime.manifest import Manifest
