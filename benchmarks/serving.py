@@ -14,161 +14,32 @@ picture, so the server remembers no features: each request pays for its own, as 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import os
 import random
 import re
-import signal
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 import httpx
-import numpy as np
 from serving_chart import chart_svg
-
-from sparsevlm_trt.runtime import Session
-from sparsevlm_trt.runtime.bench.machine import describe_machine
-from sparsevlm_trt.runtime.prompt import prompt_from_text
-from sparsevlm_trt.runtime.request import plan_pruning
-from sparsevlm_trt.runtime.slots import SlotBatch
-from sparsevlm_trt.runtime.threads import allowed_cpus
-from sparsevlm_trt.runtime.trace import Clock
-
-ROWS = (1, 2, 4, 8)  # that decode together in the profile
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request as its client saw it; times in seconds, `at` since the run began."""
-
-    at: float
-    status: int
-    first_s: float | None
-    whole_s: float
-    budget: int | None
-    method: str | None
-    num_tokens: int
-    text: str
-
-
-@contextmanager
-def served(bundle: Path, *options: str) -> Iterator[tuple[str, int]]:
-    """A server of a bundle; gives its URL and process id."""
-    command = [sys.executable, "-m", "sparsevlm_trt.runtime.cli", "serve", str(bundle)]
-    command += ["--port", "0", "--model-name", "served", "--image-cache-mb", "0", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        told = server.stderr.readline()
-        if not told.startswith("serving "):
-            raise click.ClickException(told.strip())
-        url = told.split()[-1]
-        drain = subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
-        try:
-            for _ in range(600):
-                try:
-                    if httpx.get(f"{url}/ready", timeout=60).status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    time.sleep(0.1)
-            yield url, server.pid
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(60)
-            drain.wait(10)
-
-
-def body_of(picture: Path, question: str, **changes: Any) -> dict[str, Any]:
-    """A chat request about a picture."""
-    data = base64.b64encode(picture.read_bytes()).decode()
-    url = {"url": f"data:image/png;base64,{data}"}
-    parts = [{"type": "image_url", "image_url": url}, {"type": "text", "text": question}]
-    messages = [{"role": "user", "content": parts}]
-    return {"model": "served", "messages": messages, "stream": True, **changes}
-
-
-async def ask(client: httpx.AsyncClient, url: str, body: dict[str, Any], began: float) -> Asked:
-    """Ask once, and note when the first and the last token came."""
-    started = time.perf_counter()
-    first, num_tokens, told, text = None, 0, {}, ""
-    body = body | {"stream_options": {"include_usage": True}}
-    async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
-        async for line in answer.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            if first is None:
-                first = time.perf_counter() - started
-            chunk = json.loads(line[6:])
-            told = chunk.get("sparsevlm", told)
-            num_tokens = (chunk.get("usage") or {}).get("completion_tokens", num_tokens)
-            text += "".join(c["delta"].get("content", "") for c in chunk.get("choices", ()))
-    return Asked(
-        at=started - began,
-        status=answer.status_code,
-        first_s=first,
-        whole_s=time.perf_counter() - started,
-        budget=told.get("budget"),
-        method=told.get("method"),
-        num_tokens=num_tokens,
-        text=text,
-    )
-
-
-async def closed_loop(
-    url: str, bodies: list[dict[str, Any]], concurrency: int
-) -> tuple[list[Asked], float]:
-    """Ask all, `concurrency` at a time; returns the answers in order, and the seconds it took."""
-    gate, began = asyncio.Semaphore(concurrency), time.perf_counter()
-
-    async def one(body: dict[str, Any]) -> Asked:
-        async with gate:
-            return await ask(client, url, body, began)
-
-    limits = httpx.Limits(max_connections=concurrency)
-    async with httpx.AsyncClient(timeout=300, limits=limits) as client:
-        answers = await asyncio.gather(*map(one, bodies))
-    return list(answers), time.perf_counter() - began
-
-
-async def open_loop(url: str, body: dict[str, Any], arrivals: list[float]) -> list[Asked]:
-    """Ask at the given times, however long the answers take."""
-    began = time.perf_counter()
-
-    async def one(at: float) -> Asked:
-        await asyncio.sleep(at)
-        return await ask(client, url, body, began)
-
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(timeout=300, limits=limits) as client:
-        return list(await asyncio.gather(*map(one, arrivals)))
-
-
-def quantile(values: list[float], share: float) -> float:
-    """The value below which `share` of all lie."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def machine() -> dict[str, Any]:
-    """Where this ran, on which versions, and how busy the machine was."""
-    described = describe_machine(allowed_cpus())
-    described["versions"] |= {name: metadata.version(name) for name in ("fastapi", "uvicorn")}
-    return {"machine": described, "load_average": list(os.getloadavg())}
-
-
-def write(result: dict[str, Any], path: Path | None) -> None:
-    """Write a result with its machine."""
-    if path is not None:
-        path.write_text(json.dumps(result | machine(), indent=1) + "\n", encoding="utf-8")
+from serving_client import (
+    ask,
+    body_of,
+    bundle_argument,
+    closed_loop,
+    json_option,
+    open_loop,
+    picture_argument,
+    quantile,
+    question_argument,
+    served,
+    write,
+)
+from serving_profile import profile
 
 
 @click.group()
@@ -176,17 +47,14 @@ def main() -> None:
     """Load a served bundle."""
 
 
-_bundle = click.argument("bundle", type=click.Path(path_type=Path, exists=True))
-_picture = click.argument("picture", type=click.Path(path_type=Path, exists=True))
-_question = click.argument("question")
-_json = click.option("--json", "json_path", type=click.Path(path_type=Path))
+main.add_command(profile)
 
 
 @main.command()
-@_bundle
-@_picture
-@_question
-@_json
+@bundle_argument
+@picture_argument
+@question_argument
+@json_option
 @click.option("--requests", default=16, show_default=True)
 @click.option("--tokens", default=64, show_default=True)
 def throughput(
@@ -241,74 +109,10 @@ def counters(url: str) -> dict[str, float]:
 
 
 @main.command()
-@_bundle
-@_picture
-@_question
-@_json
-@click.option("--passes", default=12, show_default=True, help="Rounds of one pass for each count.")
-@click.option("--tokens", default=64, show_default=True, help="Of an answer, for the gain.")
-def profile(
-    bundle: Path, picture: Path, question: str, json_path: Path | None, passes: int, tokens: int
-) -> None:
-    """Time a prompt and a decode pass by rows and by part: what the gain of company can be."""
-    parts: dict[int, list[dict[str, float]]] = {count: [] for count in ROWS}
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    messages = [{"role": "user", "content": content}]
-    with Session.load(bundle, verify=False, image_cache_bytes=0) as session:
-        manifest, prompts = session.bundle.manifest, []
-        batches = {count: SlotBatch(session.chain, manifest, count) for count in ROWS}
-        plan = plan_pruning(manifest, budget=64)
-        for _ in range(6):  # the first warms up
-            started, clock = time.perf_counter(), Clock()
-            prompt = prompt_from_text(
-                session.chain,
-                manifest,
-                session.processor,
-                clock,
-                images=[picture],
-                messages=messages,
-            )
-            _, state = session.chain.prefill(
-                prompt.embeds, prompt.layout, plan, 0, clock, prompt.places, prompt.deepstack
-            )
-            prompts.append(1e3 * (time.perf_counter() - started))
-        for count, batch in batches.items():
-            for _ in range(count):
-                batch.join(state)
-        for number in range(passes + 1):  # counts in turn; the first warms up
-            for count, batch in batches.items():
-                clock = Clock()
-                batch.decode(np.full(count, 5, np.int64), clock)
-                spent = {"stages": 0.0, "embed and head": 0.0}
-                for step, ms in clock.steps:
-                    spent["stages" if step.startswith("stage") else "embed and head"] += ms
-                _, spent["host"] = clock.lap()
-                if number:
-                    parts[count].append(spent)
-    prompt_ms = statistics.median(prompts[1:])
-    rows = {
-        count: {name: statistics.median(each[name] for each in found) for name in found[0]}
-        for count, found in parts.items()
-    }
-    whole = {
-        count: statistics.median(sum(each.values()) for each in parts[count]) for count in ROWS
-    }
-    click.echo(f"a prompt {prompt_ms:.0f} ms")
-    for count in ROWS:
-        one, each = prompt_ms + tokens * whole[1], prompt_ms + tokens * whole[count] / count
-        told = ", ".join(f"{name} {ms:.1f}" for name, ms in rows[count].items())
-        click.echo(
-            f"{count} rows: a pass {whole[count]:.1f} ms ({told}); decoding gains "
-            f"{count * whole[1] / whole[count]:.2f}, answers of {tokens} tokens {one / each:.2f}"
-        )
-    write({"prompt_ms": prompt_ms, "pass_ms": whole, "parts_ms": rows}, json_path)
-
-
-@main.command()
-@_bundle
-@_picture
-@_question
-@_json
+@bundle_argument
+@picture_argument
+@question_argument
+@json_option
 @click.option("--chart", type=click.Path(path_type=Path), help="An SVG of both runs.")
 @click.option("--target", type=float, help="TTFT to hold.  [default: 3 x unloaded, unpruned]")
 @click.option("--phase", default=25.0, show_default=True, help="Seconds before and of the step.")
@@ -371,10 +175,10 @@ def arrivals(rate: float, phase: float) -> list[float]:
 
 
 @main.command()
-@_bundle
-@_picture
-@_question
-@_json
+@bundle_argument
+@picture_argument
+@question_argument
+@json_option
 @click.option("--minutes", default=20.0, show_default=True)
 @click.option("--concurrency", default=16, show_default=True)
 def soak(
