@@ -15,7 +15,7 @@ __all__ = ["EXTRAS", "Package", "installed_version", "read_packages"]
 EXTRAS = ("export", "demo", "serve", "openvino", "tensorrt")  # those that a user installs
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _OLDEST = re.compile(r">=\s*([0-9.]+)")
-_EXTRA = re.compile(r"extra == ['\"](\w+)['\"]")
+_EXTRA = re.compile(r"extra == ['\"]([\w.-]+)['\"]")
 _MODULES = {
     "pillow": "PIL",
     "cuda-python": "cuda.bindings",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -13,6 +15,7 @@ from sparsevlm_trt.calibration.models import model_bytes
 from sparsevlm_trt.calibration.rewrite import quantize_graph
 from sparsevlm_trt.calibration.schemes import find_scheme
 from sparsevlm_trt.calibration.statistics import Statistics
+from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 
 NUM_INPUTS, NUM_OUTPUTS, NUM_ROWS = 64, 32, 60
 SITE = "graph/product"
@@ -54,8 +57,13 @@ def product_graph(weight: np.ndarray, op_type: str) -> ir.Model:
     )
 
 
-def quantized_product(rows: np.ndarray, op_type: str = "MatMul"):
-    """The fit, and what the quantised graph and the product itself make of the rows."""
+@pytest.fixture
+def quantized_product(tmp_path):
+    """A function: the fit, and what the quantised graph and the product itself make of rows."""
+    return partial(quantize_and_run, folder=tmp_path)
+
+
+def quantize_and_run(rows: np.ndarray, op_type: str = "MatMul", *, folder: Path):
     weight = np.random.default_rng(0).standard_normal((NUM_INPUTS, NUM_OUTPUTS)).astype(np.float32)
     seen = Statistics(NUM_INPUTS, moments=False)
     seen.add(rows)
@@ -66,10 +74,9 @@ def quantized_product(rows: np.ndarray, op_type: str = "MatMul"):
         "graph", model, {SITE: fit}, scheme, lambda _, tensor: tensor, {SITE: seen}
     )
     assert done == (SITE,)
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(model_bytes(model), options)
-    found = session.run(["made"], {"given": rows})[0]
+    with OnnxRuntimeRunner() as runner:
+        runner.put("graph", model_bytes(model), folder)
+        found = runner.run("graph", {"given": rows})["made"]
     return fit, found, rows @ weight + (op_type == "Gemm")
 
 
@@ -80,25 +87,25 @@ def worst_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("op_type", ["MatMul", "Gemm"])
-def test_a_huge_row_leaves_the_others_their_precision(op_type):
+def test_a_huge_row_leaves_the_others_their_precision(quantized_product, op_type):
     fit, found, expected = quantized_product(huge_row(), op_type)
     assert fit.by_row
     assert worst_error(found, expected) < 0.03
 
 
-def test_even_rows_get_no_scales_of_their_own():
+def test_even_rows_get_no_scales_of_their_own(quantized_product):
     fit, found, expected = quantized_product(random_rows(0))
     assert not fit.by_row
     assert worst_error(found, expected) < 0.03
 
 
-def test_huge_channels_are_divided_where_nothing_can_be_folded():
+def test_huge_channels_are_divided_where_nothing_can_be_folded(quantized_product):
     fit, found, expected = quantized_product(huge_channels())
     assert fit.balance is not None
     assert worst_error(found, expected) < 0.03
 
 
-def test_rows_of_zeros_stay_zeros():
+def test_rows_of_zeros_stay_zeros(quantized_product):
     rows = huge_row()
     rows[3] = 0
     fit, found, _ = quantized_product(rows)

@@ -123,6 +123,8 @@ def test_an_interrupt_leaves_nothing(checkpoint_of, tmp_path):
         [*PROGRAM, "export", checkpoint_of("llava-llama"), tmp_path / "out", "--schedule", "1:9"],
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in the background deaf to it, and this test with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     first = process.stderr.readline()

@@ -192,7 +192,7 @@ class NoWriter:
     reason="no tensorrt module: install NVIDIA's, or the CPU stand-in",
 )
 @pytest.mark.parametrize("kind", CASES)
-def test_tensorrt_builds_the_towers(checkpoint_of, record, tmp_path, kind, monkeypatch):
+def test_tensorrt_builds_towers_and_stages(checkpoint_of, record, tmp_path, kind, monkeypatch):
     tensorrt = pytest.importorskip("tensorrt")
     from sparsevlm_trt.export import weights
 
@@ -200,8 +200,13 @@ def test_tensorrt_builds_the_towers(checkpoint_of, record, tmp_path, kind, monke
     checkpoint = Checkpoint(checkpoint_of(kind))
     family = open_family(checkpoint, torch.float16)
     graphs = [graph for graph in (family.vision, family.video) if graph is not None]
-    if family.language.num_deepstack:  # a first stage of its own kind
-        graphs.append(family.language.stage(StageSpec("stage_0", 0, 2)))
+    language, num_layers = family.language, family.language.config.num_layers
+    graphs += [
+        language.embed(),
+        language.stage(StageSpec("stage_0", 0, 2)),  # scores follow
+        language.stage(StageSpec("stage_1", 2, num_layers)),
+        language.head(),
+    ]
     for graph in graphs:
         model = onnx_from_module(graph, 23)
         WeightBinder(checkpoint, NoWriter()).bind(model, graph)
