@@ -63,6 +63,7 @@ def fit_site(
     products = [rows @ weight for weight in weights]
     shares = SHARES if can_balance else (0.0,)
     balances = [_balance(seen.largest, weights, share) for share in shares]
+    rounds = scheme.activations is not None and scheme.activations.rounds
 
     def search(*, by_row: bool) -> Fit:
         fits = [
@@ -70,14 +71,14 @@ def fit_site(
             for balance in balances
         ]
         best = min(fits, key=lambda fit: fit.noise)
-        if scheme.activations is not None and scheme.activations.rounds:
+        if rounds:
             for clip in CLIPS[1:]:
                 fit = _fit(seen, rows, weights, products, scheme, best.balance, clip, by_row)
                 best = min(best, fit, key=lambda fit: fit.noise)
         return best
 
     plain = search(by_row=False)
-    if scheme.activations is None or not scheme.activations.rounds:
+    if not rounds:
         return plain
     by_row = search(by_row=True)
     return by_row if by_row.noise < WORTH_ROWS * plain.noise else plain

@@ -17,7 +17,7 @@ from sparsevlm_trt.calibration.graph_values import constant, dtype_of, new_value
 from sparsevlm_trt.calibration.rounding import LEAST_SCALE
 from sparsevlm_trt.calibration.schemes import INT8
 
-__all__ = ["NEW_ENTRIES", "PAST_ENTRIES", "quantize_cache"]
+__all__ = ["NEW_ENTRIES", "quantize_cache"]
 
 PAST_ENTRIES, NEW_ENTRIES = "past_key_values.", "new_key_values."
 

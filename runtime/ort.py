@@ -96,6 +96,7 @@ class OnnxRuntimeRunner(Closing):
         known = [*available, RTX_PROVIDER] if self._plugged else available
         self._providers = check_providers(providers, known)
         _share_pool(onnxruntime, threads)
+        self._sums_int8_exactly = read_cpu().sums_int8_exactly
         self._sessions: dict[str, Any] = {}
         self._outputs: dict[str, dict[str, str]] = {}
         first = self._providers[0]
@@ -144,7 +145,7 @@ class OnnxRuntimeRunner(Closing):
         # A memory pattern is kept for every new shape: one per decode step, for ever.
         options.enable_mem_pattern = False
         options.log_severity_level = 3
-        if not read_cpu().sums_int8_exactly:
+        if not self._sums_int8_exactly:
             # Here ONNX Runtime's product of uint8 by int8 saturates at 16 bits. This takes the one
             # of uint8 by uint8, which does not. With VNNI it would take three times as long.
             options.add_session_config_entry("session.x64quantprecision", "1")

@@ -65,7 +65,7 @@ def test_a_quarter_of_the_bytes(pair, questions):
 
 
 def test_openvino_reads_the_codes(pair, questions):
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
     engine = {"runner": "openvino", "dtype": "float32"}
     both = (answers(path, questions, **engine) for path in pair)
     for plain, coded in zip(*both, strict=True):
