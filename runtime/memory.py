@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Memory", "read_memory"]
+__all__ = ["Memory", "read_memory", "read_peak_bytes"]
 
 _MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
 _LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -31,18 +32,37 @@ class Memory:
 
 def read_memory(meminfo: Path = _MEMINFO, limits: tuple[Path, ...] = _LIMITS) -> Memory:
     """Read this machine's memory; Linux only."""
-    sizes: dict[str, int] = {}
-    for line in _text(meminfo).splitlines():
-        name, _, value = line.partition(":")
-        number = value.strip().removesuffix(" kB")
-        if number.isdecimal():
-            sizes[name] = int(number) * 1024
+    sizes = _sizes(meminfo)
     total = sizes.get("MemTotal")
     given = [int(text) for path in limits if (text := _text(path).strip()).isdecimal()]
     limit = min(given, default=None)
     if limit is not None and total is not None and limit >= total:
         limit = None
     return Memory(total, sizes.get("MemAvailable"), limit)
+
+
+def read_peak_bytes(status: Path = _STATUS) -> int:
+    """Read the most memory that this process has had.
+
+    `getrusage` would do, but for a process that a larger one started: it tells the other's size.
+    """
+    peak = _sizes(status).get("VmHWM")
+    if peak is not None:
+        return peak
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _sizes(file: Path) -> dict[str, int]:
+    """Read the sizes of a file of `/proc`, in bytes."""
+    sizes: dict[str, int] = {}
+    for line in _text(file).splitlines():
+        name, _, value = line.partition(":")
+        number = value.strip().removesuffix(" kB")
+        if number.isdecimal():
+            sizes[name] = int(number) * 1024
+    return sizes
 
 
 def _text(path: Path) -> str:

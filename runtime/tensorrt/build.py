@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from sparsevlm_trt.runtime.engines.profiles import Profile
 from sparsevlm_trt.runtime.errors import EngineError
 from sparsevlm_trt.runtime.extras import MissingPackageError, pip_command
+from sparsevlm_trt.runtime.memory import read_peak_bytes
 from sparsevlm_trt.runtime.tensorrt.network import ParsedNetwork
 
 __all__ = ["BuildFlags", "Built", "build_engine", "flags_from"]
@@ -109,7 +109,7 @@ def build_engine(
         weight_bytes=figure("weight_bytes"),
         activation_bytes=figure("activation_bytes"),
         scratch_bytes=figure("scratch_bytes"),
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_bytes=read_peak_bytes(),
         build_ms=round((time.perf_counter() - started) * 1e3),
         num_layers=parsed.network.num_layers,
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from sparsevlm_trt.runtime import gpu
 from sparsevlm_trt.runtime.cpu import read_cpu
 from sparsevlm_trt.runtime.gpu import Gpu, GpuDriver, read_gpus
-from sparsevlm_trt.runtime.memory import read_memory
+from sparsevlm_trt.runtime.memory import read_memory, read_peak_bytes
 
 
 def test_an_x86_processor(tmp_path):
@@ -108,3 +112,11 @@ def test_gpus(monkeypatch, driver, expected):
 def test_the_real_driver_or_its_absence_answers():
     found = read_gpus()
     assert found.gpus or found.problem
+
+
+def test_a_process_knows_its_own_peak_and_not_its_parents():
+    code = "from sparsevlm_trt.runtime.memory import read_peak_bytes; print(read_peak_bytes())"
+    weight = b"\1" * 300_000_000
+    told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert 0 < int(told.stdout) < len(weight)
+    assert read_peak_bytes(Path("/nowhere")) >= len(weight)
