@@ -292,14 +292,18 @@ def save_smolvlm(folder: Path) -> Path:
 _M_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 
 
-def save_qwen2_vl(folder: Path) -> Path:
-    """Save a tiny Qwen2-VL."""
+def save_qwen2_vl(folder: Path, **tower: object) -> Path:
+    """Save a tiny Qwen2-VL; `tower` are changes of its vision config."""
     vision = {"depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2}
+    vision |= tower
     return _save_qwen(folder, Qwen2VLConfig, Qwen2VLForConditionalGeneration, vision)
 
 
-def save_qwen2_5_vl(folder: Path) -> Path:
-    """Save a tiny Qwen2.5-VL: windows of 2 x 2 merged patches in the first layer of two."""
+def save_qwen2_5_vl(folder: Path, **tower: object) -> Path:
+    """Save a tiny Qwen2.5-VL: windows of 2 x 2 merged patches in the first layer of two.
+
+    `tower` are changes of its vision config.
+    """
     vision = {
         "depth": 2,
         "hidden_size": 64,
@@ -308,6 +312,7 @@ def save_qwen2_5_vl(folder: Path) -> Path:
         "intermediate_size": 96,
         "window_size": 56,
         "fullatt_block_indexes": [1],
+        **tower,
     }
     return _save_qwen(folder, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, vision)
 
@@ -326,8 +331,11 @@ def _save_qwen(folder: Path, config_class: Any, model_class: Any, vision: dict[s
     return folder
 
 
-def save_qwen3_vl(folder: Path) -> Path:
-    """Save a tiny Qwen3-VL: two of the tower's three layers feed the decoder's first two."""
+def save_qwen3_vl(folder: Path, **tower: object) -> Path:
+    """Save a tiny Qwen3-VL: two of the tower's three layers feed the decoder's first two.
+
+    `tower` are changes of its vision config.
+    """
     vision = {
         "depth": 3,
         "hidden_size": 64,
@@ -336,6 +344,7 @@ def save_qwen3_vl(folder: Path) -> Path:
         "intermediate_size": 96,
         "num_position_embeddings": 36,
         "deepstack_visual_indexes": [0, 2],
+        **tower,
     }
     config = Qwen3VLConfig(
         text_config=_TEXT | _SHALLOW | {"head_dim": 16, "rope_parameters": _M_ROPE},

@@ -21,7 +21,10 @@ from sparsevlm_trt.export.to_onnx import onnx_from_module
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.engines.fusion import attention_verdict
 from sparsevlm_trt.runtime.engines.profiles import Range
-from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest, ModelSpec, StageSpec
+from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest, StageSpec
+
+sys.path.insert(0, str(Path(__file__).parent))
+from attention_apart import take_apart
 
 pytestmark = [
     pytest.mark.tensorrt,
@@ -154,42 +157,6 @@ def test_attention_that_is_not_fused_is_found(bundle_of, tmp_path):
     answer = build(path, profile_of("stage_2", bundle.manifest.graphs["stage_2"]))
     assert answer["built"], answer["errors"]
     assert verdict_of(bundle.manifest, "stage_2", answer) == "not fused"
-
-
-def take_apart(model: onnx.ModelProto, shape: ModelSpec) -> None:
-    """Write every Attention of a graph as products and a softmax."""
-    groups, heads, size = shape.num_kv_heads, shape.num_heads, shape.head_dim
-    constants = {
-        "query_shape": np.array([0, 0, groups, heads // groups, size]),
-        "key_shape": np.array([0, 0, groups, 1, size]),
-        "out_shape": np.array([0, 0, heads * size]),
-        "scale": np.array(size**-0.5, np.float16),
-        "axis": np.array([2]),
-    }
-    nodes = []
-    for number, node in enumerate(model.graph.node):
-        if node.op_type != "Attention":
-            nodes.append(node)
-            continue
-
-        def made(op: str, *inputs: str, number: int = number, **attributes: Any) -> str:
-            name = f"apart_{number}_{len(nodes)}"
-            nodes.append(onnx.helper.make_node(op, inputs, [name], **attributes))
-            return name
-
-        query, key, value, mask = node.input[:4]
-        rows = made("Transpose", made("Reshape", query, "query_shape"), perm=[0, 2, 3, 1, 4])
-        keys = made("Transpose", made("Reshape", key, "key_shape"), perm=[0, 2, 3, 4, 1])
-        values = made("Transpose", made("Reshape", value, "key_shape"), perm=[0, 2, 3, 1, 4])
-        scores = made("Tanh", made("Mul", made("MatMul", rows, keys), "scale"))
-        masked = made("Add", scores, made("Unsqueeze", mask, "axis"))
-        mixed = made("MatMul", made("Softmax", masked, axis=-1), values)
-        flat = made("Reshape", made("Transpose", mixed, perm=[0, 3, 1, 2, 4]), "out_shape")
-        nodes.append(onnx.helper.make_node("Identity", [flat], [node.output[0]]))
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    for name, array in constants.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
 
 
 @pytest.mark.parametrize("kind", KINDS)
