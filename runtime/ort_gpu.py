@@ -40,7 +40,7 @@ def gpu_options(
     """
     if provider not in (TENSORRT_PROVIDER, RTX_PROVIDER):
         return {}
-    bounds = limits or Limits.of(bundle.manifest)
+    bounds = limits or Limits.of(bundle)
     (profile,) = graph_profiles(bundle.manifest, bounds, graph)
     folder = _cache_folder(bundle, provider)
     if provider == RTX_PROVIDER:

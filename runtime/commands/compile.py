@@ -53,6 +53,12 @@ DEFAULT_PROFILES = {"tensorrt": "split", "tensorrt-rtx": "wide"}
 @click.option("--max-batch", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--max-images", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
+    "--max-image-pixels",
+    type=click.IntRange(min=1),
+    help="Pixels of the largest image after the model's own resizing, of models whose images keep "
+    "their size.  [default: what makes 1280 tokens, 1.0 million for Qwen2-VL]",
+)
+@click.option(
     "--profiles",
     "profile_kind",
     type=click.Choice(PROFILE_KINDS),
@@ -97,6 +103,7 @@ def compile_bundle(
     max_new_tokens: int | None,
     max_batch: int,
     max_images: int,
+    max_image_pixels: int | None,
     profile_kind: str | None,
     opt_level: int | None,
     workspace_mb: int | None,
@@ -120,11 +127,12 @@ def compile_bundle(
     capabilities = tuple(part.strip() for part in capability.split(",")) if capability else ()
     kind = profile_kind or DEFAULT_PROFILES[target]
     limits = Limits.of(
-        bundle.manifest,
+        bundle,
         max_prompt=max_prompt,
         max_new_tokens=max_new_tokens,
         max_batch=max_batch,
         max_images=max_images,
+        max_image_pixels=max_image_pixels,
     )
     machine = library.machine(capabilities)
     folder = cache_folder or default_cache_folder()
@@ -215,6 +223,8 @@ def _arguments(limits: Limits, kind: str, flags: BuildFlags) -> tuple[str, ...]:
         "--max-images", str(limits.max_images),
         "--profiles", kind,
     ]  # fmt: skip
+    if limits.image is not None and limits.image.pixels is not None:
+        words += ["--max-image-pixels", str(limits.image.pixels)]
     if flags.opt_level is not None:
         words += ["--opt-level", str(flags.opt_level)]
     if flags.workspace_bytes is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.engines.image_bounds import ImageBounds, image_bounds
 from sparsevlm_trt.runtime.errors import EngineError
-from sparsevlm_trt.runtime.manifest import Manifest, VisionSpec
 
-__all__ = ["CAPACITY_STEP", "Limits", "largest_image"]
+__all__ = ["CAPACITY_STEP", "Limits"]
 
 # Tokens around the images of a prompt, and of an answer, that are room enough for most questions.
 _TEXT_TOKENS, _NEW_TOKENS = 448, 256
@@ -25,35 +26,49 @@ class Limits:
         max_new_tokens: Tokens of an answer.
         max_batch: Rows of one call.
         max_images: Images of one prompt, all rows together.
+        image: What one image can be; None where the bundle sees none.
     """
 
     max_prompt: int
     max_new_tokens: int
     max_batch: int
     max_images: int
+    image: ImageBounds | None = None
 
     @classmethod
     def of(
         cls,
-        manifest: Manifest,
+        bundle: Bundle,
         *,
         max_prompt: int | None = None,
         max_new_tokens: int | None = None,
         max_batch: int = 1,
         max_images: int = 1,
+        max_image_pixels: int | None = None,
     ) -> Limits:
         """Fill in what is not given: room for the images, a question and an answer.
 
+        Args:
+            bundle: The bundle; its processor files tell how large an image can be.
+            max_prompt: As the attribute.
+            max_new_tokens: As the attribute.
+            max_batch: As the attribute.
+            max_images: As the attribute.
+            max_image_pixels: Pixels of the largest image; see `image_bounds`.
+
         Raises:
-            EngineError: The model has too few positions, or the images alone fill the prompt.
+            EngineError: The model has too few positions, the images alone fill the prompt, or the
+                pixels cannot be met.
+            BundleError: The processor files cannot be followed.
         """
-        visual = largest_image(manifest.vision)[0] * max_images if manifest.vision else 0
-        room = manifest.model.max_position
+        image = image_bounds(bundle, max_image_pixels)
+        visual = image.tokens * max_images if image else 0
+        room = bundle.manifest.model.max_position
         if max_new_tokens is None:
             max_new_tokens = min(_NEW_TOKENS, max(1, room // 4))
         if max_prompt is None:
             max_prompt = min(visual + _TEXT_TOKENS, room - max_new_tokens)
-        limits = cls(max_prompt, max_new_tokens, max_batch, max_images)
+        limits = cls(max_prompt, max_new_tokens, max_batch, max_images, image)
         if max_prompt + max_new_tokens > room:
             raise EngineError(
                 f"limits | got {max_prompt} prompt and {max_new_tokens} new tokens | expected "
@@ -61,33 +76,32 @@ class Limits:
                 "--max-new-tokens"
             )
         if visual >= max_prompt:
+            smaller = ", --max-image-pixels" if image and image.pixels else ""
             raise EngineError(
                 f"limits | got {max_images} images of {visual // max_images} tokens in a prompt "
                 f"of {max_prompt} | expected room for a question beside them | raise "
-                "--max-prompt or lower --max-images"
+                f"--max-prompt or lower --max-images{smaller}"
             )
         return limits
+
+    @property
+    def most_visual(self) -> int:
+        """Tokens of the longest visual block: words between images are part of it."""
+        if self.image is None or not self.image.is_block or self.max_images > 1:
+            return self.max_prompt - 1
+        return min(self.image.tokens, self.max_prompt - 1)
+
+    @property
+    def most_text(self) -> int:
+        """Tokens of the longest text behind a visual block, at least one image."""
+        return max(1, self.max_prompt - (self.image.least_tokens if self.image else 1))
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that the vision graph can be asked for at once: images, crops, tiles or patches."""
+        return (self.image.rows if self.image else 1) * self.max_images
 
     @property
     def capacity(self) -> int:
         """Entries of the longest cache: prompt and answer, and what `slots` reserves ahead."""
         return ((self.max_prompt + self.max_new_tokens) // CAPACITY_STEP + 2) * CAPACITY_STEP
-
-
-def largest_image(vision: VisionSpec) -> tuple[int, int]:
-    """Bound what one image can become.
-
-    Returns:
-        Tokens of the prompt, and rows of the vision graph: crops, where the layout cuts.
-    """
-    tokens, rows = vision.num_visual, 1
-    most = vision.settings.get("max_tiles", 0)
-    for height, width in vision.resolutions:
-        down, across = height // vision.image_size[0], width // vision.image_size[1]
-        lines, columns = down * vision.grid[0], across * vision.grid[1]
-        shown = lines * columns
-        if most:  # larger maps are shrunk to about so many tiles
-            shown = min(shown, round(1.21 * most * vision.num_visual) + 1)
-        tokens = max(tokens, vision.num_visual + shown + lines)
-        rows = max(rows, 1 + down * across)
-    return tokens, rows

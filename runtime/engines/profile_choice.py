@@ -9,6 +9,13 @@ from sparsevlm_trt.runtime.errors import RunnerError
 
 __all__ = ["choose_profile"]
 
+_SEES = ("vision", "video")  # the graphs that images go into
+_TOKEN_LIMITS = "(--max-prompt, --max-new-tokens, --max-batch, --max-images)"
+_IMAGE_LIMITS = (
+    "(--max-images, --max-image-pixels where images keep their size), or give fewer or smaller "
+    "images"
+)
+
 
 def choose_profile(
     graph: str,
@@ -35,7 +42,7 @@ def choose_profile(
     raise RunnerError(
         f"graph {graph} | input {name}: got {list(shapes[name])} | expected {list(one.min)} to "
         f"{list(one.max)}, what its engine was built for | {command} with larger limits "
-        "(--max-prompt, --max-new-tokens, --max-batch, --max-images)"
+        f"{_IMAGE_LIMITS if graph in _SEES else _TOKEN_LIMITS}"
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sparsevlm_ops.cells import block_grid
 from sparsevlm_ops.methods import METHODS, get_method
 from sparsevlm_ops.schedule import Schedule, stage_visual_counts
-from sparsevlm_trt.runtime.engines.limits import Limits, largest_image
+from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.errors import EngineError
 from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest
 
@@ -79,12 +79,13 @@ def graph_profiles(
 
 def _dims(manifest: Manifest, limits: Limits, graph: str) -> _Dims:
     """Bound every named dim that a graph's inputs can have."""
-    image = manifest.vision.num_visual if manifest.vision else None
-    largest, rows = largest_image(manifest.vision) if manifest.vision else (0, 1)
-    most_visual = min(largest * limits.max_images or limits.max_prompt, limits.max_prompt - 1)
-    usual_visual = min(image or most_visual, most_visual)
+    vision = manifest.vision
+    most_visual = limits.most_visual
+    usual_visual = most_visual
+    if vision is not None and limits.image is not None:
+        usual_visual = min(vision.num_visual, limits.image.tokens, most_visual)
     # Raters are text, and something visual stands before them: one image, if images are known.
-    most_text = max(1, limits.max_prompt - (image or 1))
+    most_text = limits.most_text
     usual_text = min(_USUAL_TEXT, most_text)
     prunes = graph != "raters" and graph.startswith(_AT_BOUNDARY)
     # A rank of 1 can leave merged tokens alone.
@@ -102,9 +103,18 @@ def _dims(manifest: Manifest, limits: Limits, graph: str) -> _Dims:
         "num_raters": (int(prunes), min(_USUAL_RATERS, most_text), most_text),
         "num_text": (1, usual_text, most_text),
         "num_heads": (1, heads, heads),
-        "num_images": (1, 1, rows * limits.max_images),
+        "num_images": (1, 1, limits.most_rows),
+        "num_patches": _patches(manifest, limits),
         "num_kept": (least_kept, max(1, min(usual_visual // 3, kept)), max(1, kept)),
     }
+
+
+def _patches(manifest: Manifest, limits: Limits) -> tuple[int, int, int]:
+    """Patches of a tower that takes any number of them: whole merged ones."""
+    vision = manifest.vision
+    merged = vision.setting("merge_size") ** 2 if vision else 1
+    usual = vision.num_positions if vision else 1
+    return merged or 1, min(usual, limits.most_rows), limits.most_rows
 
 
 def _usual_visual(manifest: Manifest, graph: str, num_visual: int) -> int:

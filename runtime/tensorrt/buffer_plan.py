@@ -11,10 +11,11 @@ size, W values of one cache entry, L cache length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sparsevlm_trt.runtime.engines.limits import Limits, largest_image
+from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.flops import DTYPE_BYTES
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.tensorrt.arena import Arena, Place, aligned
@@ -137,20 +138,35 @@ def plan_buffers(manifest: Manifest, shape: RequestShape) -> BufferPlan:
 
 def forecast_bytes(manifest: Manifest, limits: Limits) -> int:
     """Bytes that no request within the limits needs more of, activations of engines apart."""
-    image = manifest.vision.num_visual if manifest.vision else 1
-    largest = largest_image(manifest.vision)[0] if manifest.vision else limits.max_prompt
-    visual = max(2, min(largest * limits.max_images, limits.max_prompt - 1))
-    raters = max(1, limits.max_prompt - min(image, limits.max_prompt - 1))
+    visual = max(2, limits.most_visual)
+    # Raters and the visual tokens that they judge share the prompt.
+    judged = max(1, min(visual, limits.max_prompt // 2))
+    votes = judged * min(limits.most_text, max(1, limits.max_prompt - judged))
     shape = RequestShape(
         batch=limits.max_batch,
         num_prefix=0,
         num_visual=visual,
         num_text=max(0, limits.max_prompt - visual),
-        num_raters=raters,
+        num_raters=-(-votes // visual),
         num_new=limits.max_new_tokens,
         visual_after=(visual,) * (len(manifest.stages) - 1),
     )
-    return _request_bytes(manifest, shape)
+    return max(_request_bytes(manifest, shape), _vision_bytes(manifest, limits))
+
+
+def _vision_bytes(manifest: Manifest, limits: Limits) -> int:
+    """Bytes of what a vision graph reads and writes: pixels may outweigh what becomes of them."""
+    tokens = limits.most_rows
+    if limits.image is not None and limits.image.pixels is not None:
+        tokens = limits.image.tokens * limits.max_images
+    most = 0
+    for name in ("vision", "video"):
+        graph = manifest.graphs.get(name)
+        for tensor in (*graph.inputs, *graph.outputs) if graph else ():
+            named = tokens if "num_tokens" in tensor.shape else limits.most_rows
+            sizes = [named if isinstance(size, str) else size for size in tensor.shape]
+            most += aligned(math.prod(sizes) * DTYPE_BYTES.get(tensor.dtype, _INDEX))
+    return most
 
 
 def _request_bytes(manifest: Manifest, shape: RequestShape) -> int:
@@ -162,10 +178,12 @@ def _request_bytes(manifest: Manifest, shape: RequestShape) -> int:
     )
     longest = shape.num_prefix + max(shape.num_visual, *shape.visual_after, 0) + shape.num_text
     votes = shape.batch * manifest.model.num_heads * shape.num_raters * shape.num_visual * _FLOAT
-    index = shape.batch * longest * _INDEX
+    index = shape.batch * longest * _INDEX * manifest.model.num_axes
     hidden = aligned(_hidden_bytes(manifest, shape, longest))
     vision = aligned(_hidden_bytes(manifest, shape, shape.num_visual))
     small = 12 * aligned(index) + aligned(shape.batch * manifest.model.vocab_size * _FLOAT)
+    # Features for the first layers: as the tower gives them, and laid out as the prompt is.
+    vision += (manifest.model.num_deepstack or 0) * (vision + hidden)
     # Three hidden states at once: the prompt's, a stage's result, the pruned one.
     return caches + 3 * hidden + vision + aligned(votes) + small + stages * aligned(1)
 
@@ -191,7 +209,7 @@ def _prefill(planner: _Planner) -> None:
         reads = [planner.use("hidden_states", "hidden"), planner.use("position_ids", "positions")]
         writes = [planner.use("last_hidden_state", "result")]
         if not is_last:
-            votes = shape.num_raters * shape.length(0) if prunes else 0
+            votes = shape.num_raters * shape.num_visual if prunes else 0
             planner.take("votes", shape.batch * manifest.model.num_heads * votes * _FLOAT)
             writes.append(planner.use("rater_attention", "votes"))
         writes += _new_entries(planner, number, 0, length)

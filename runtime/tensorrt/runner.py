@@ -110,7 +110,7 @@ class TensorRtRunner(Closing):
             raise RunnerError(str(error)) from error
         self._command = folder.command()
         if self._memory is None:
-            limits = _limits(next(iter(records.values())))
+            limits = _limits(bundle, next(iter(records.values())))
             self._memory = DeviceMemory(self._device, forecast_bytes(bundle.manifest, limits))
         for graph, record in records.items():
             engine = library.load(graph, folder.plan_path(record))
@@ -264,11 +264,11 @@ def _delivered(array: DeviceArray, place: Tensor | None) -> Tensor:
     return place
 
 
-def _limits(record: EngineRecord) -> Limits:
+def _limits(bundle: Bundle, record: EngineRecord) -> Limits:
     """The limits that an engine was built for, from the arguments in its record."""
-    words = record.arguments
-    value = {
-        name: int(words[words.index(f"--{name.replace('_', '-')}") + 1])
-        for name in ("max_prompt", "max_new_tokens", "max_batch", "max_images")
-    }
-    return Limits(**value)
+    words, given = record.arguments, dict[str, int]()
+    for name in ("prompt", "new_tokens", "batch", "images", "image_pixels"):
+        option = f"--max-{name.replace('_', '-')}"
+        if option in words:
+            given[f"max_{name}"] = int(words[words.index(option) + 1])
+    return Limits.of(bundle, **given)

@@ -7,7 +7,7 @@ import math
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.image_config import ImageConfig
 
-__all__ = ["film_size", "smart_size"]
+__all__ = ["film_size", "most_units", "smart_size"]
 
 LONGEST = 200  # an image may be so many times as long as wide
 
@@ -27,6 +27,22 @@ def smart_size(size: tuple[int, int], unit: int, config: ImageConfig) -> tuple[i
     """
     bounds = (config.option("min_pixels"), config.option("max_pixels"))
     return _bounded(size, unit, bounds, 1, 1)
+
+
+def most_units(unit: int, least: int, most: int) -> int:
+    """Bound the merged patches that `smart_size` makes of any image.
+
+    Args:
+        unit: Pixels of a merged patch.
+        least: `min_pixels`.
+        most: `max_pixels`.
+    """
+    large, small = most / unit**2, least / unit**2
+    # Enlarged images are rounded up on both sides, most at the longest shape.
+    enlarged = small + 1 + math.sqrt(small) * (math.sqrt(LONGEST) + 1 / math.sqrt(LONGEST))
+    # A shrunk image keeps one row, however long it is.
+    shrunk = max(large, math.sqrt(LONGEST * large)) if large < LONGEST else large
+    return max(1, math.floor(shrunk), math.floor(enlarged) if least else 1)
 
 
 def film_size(

@@ -24,7 +24,7 @@ from sparsevlm_trt.runtime.visuals.numerals import cardinal
 from sparsevlm_trt.runtime.visuals.tiles import cut
 from sparsevlm_trt.runtime.visuals.visual import Visual
 
-__all__ = ["SplitLayout", "longest_size", "tiled_size"]
+__all__ = ["SplitLayout", "longest_size", "most_tiles", "tiled_size"]
 
 _MOST_PIXELS_ALONG = 4096
 _FILM_INTRO = (
@@ -70,7 +70,7 @@ class SplitLayout:
             tiles = [*cut(image, (tile, tile)), image.resize((tile, tile), config.resample)]
         pixels = np.stack([self.images.pixels(one) for one in tiles])
         count = len(tiles) * self.spec.num_visual
-        text = self._text(grid)
+        text = self.words_and_tokens(grid)
         return Visual("image", {"pixel_values": pixels}, len(tiles), count, text, size, grid)
 
     def video(self, clip: Clip) -> Visual:
@@ -100,7 +100,7 @@ class SplitLayout:
         features = outputs["image_features"]
         return [features[row : row + 1] for row in range(visual.num_rows)]
 
-    def _text(self, grid: tuple[int, int]) -> str:
+    def words_and_tokens(self, grid: tuple[int, int]) -> str:
         """Say where each tile stands: rows of tiles on lines of their own, then the whole."""
         tokens, whole = self.placeholder * self.spec.num_visual, self._seen_whole()
         if grid == (1, 1):
@@ -150,6 +150,17 @@ def longest_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     if width >= height:
         return max(int(most / ratio), 1), most
     return most, max(int(most * ratio), 1)
+
+
+def most_tiles(longest: int, tile: int) -> int:
+    """Bound the tiles that stand side by side, or below each other.
+
+    Args:
+        longest: Pixels that the longer side is scaled to.
+        tile: Pixels of a tile's side.
+    """
+    longest = min(longest + longest % 2, _MOST_PIXELS_ALONG)  # of a square the other may be even
+    return math.ceil(longest / tile)
 
 
 def tiled_size(size: tuple[int, int], tile: int) -> tuple[int, int]:

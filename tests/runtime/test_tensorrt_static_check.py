@@ -151,7 +151,7 @@ def test_a_sound_attention_passes(bundle_with, causal):
 def test_what_cannot_fit_is_refused_with_advice(bundle_of):
     bundle = Bundle.open(bundle_of("llava-llama", "float16"), verify=False)
     machine = Machine("tensorrt-rtx", "1.7.1.116", "", ())
-    job = CompileJob(bundle, machine, Limits.of(bundle.manifest))
+    job = CompileJob(bundle, machine, Limits.of(bundle))
     job.check_room(job.tasks, Memory(1 << 40, 1 << 40, None), 1 << 40)
     with pytest.raises(EngineError, match="shorter stages"):
         job.check_room(job.tasks, Memory(1 << 40, 100_000_000, None), 1 << 40)
