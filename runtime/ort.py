@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sparsevlm_trt.runtime.ort_providers import (
     load_cuda,
     merged_options,
 )
+from sparsevlm_trt.runtime.ort_sessions import shared_session
 from sparsevlm_trt.runtime.runner import Array
 from sparsevlm_trt.runtime.threads import allowed_cpus
 
@@ -52,7 +54,7 @@ class OnnxRuntimeRunner(Closing):
     """Runs each graph in a session of its own; all sessions share one thread pool.
 
     With a pool for each session, the threads of the last stage spin while the next one computes:
-    decoding is then about four times slower.
+    decoding is then about four times slower. Runners of one process share the session of a file.
     """
 
     name = "onnxruntime"
@@ -152,20 +154,14 @@ class OnnxRuntimeRunner(Closing):
         return options
 
     def _load_one(self, bundle: Bundle, graph: str) -> None:
-        options = self._session_options()
-        path = str(bundle.graph_path(graph))
+        path = bundle.graph_path(graph)
         try:
             own = [
                 {**gpu_options(bundle, graph, name, self._limits), **given}
                 for name, given in zip(self._providers, self._options, strict=True)
             ]
-            if self._plugged:
-                options.add_provider_for_devices(self._plugged, own[0])
-                session = self._ort.InferenceSession(path, options)
-            else:
-                session = self._ort.InferenceSession(
-                    path, options, providers=self._providers, provider_options=own
-                )
+            settings = json.dumps([self._providers, own], default=str)
+            session = shared_session(path, settings, lambda: self._open(path, own))
         except EngineError as error:
             raise RunnerError(str(error)) from error
         except Exception as error:  # ONNX Runtime's own classes share no public base
@@ -176,6 +172,15 @@ class OnnxRuntimeRunner(Closing):
         self._check_in_use(graph, session.get_providers())
         self._sessions[graph] = session
         self._outputs[graph] = {each.name: each.type for each in session.get_outputs()}
+
+    def _open(self, path: Path, provider_options: Sequence[Mapping[str, Any]]) -> Any:
+        options = self._session_options()
+        if self._plugged:
+            options.add_provider_for_devices(self._plugged, provider_options[0])
+            return self._ort.InferenceSession(str(path), options)
+        return self._ort.InferenceSession(
+            str(path), options, providers=self._providers, provider_options=provider_options
+        )
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike, /) -> Tensor:
         """Reserve an array; see `Runner.empty`."""
