@@ -90,7 +90,7 @@ def _table(rows: Sequence[Row]) -> str:
                 spell_ms(row["decode_ms"]),
                 f"{row['decode_ms_spread']:.0%}",
                 f"{row['tokens_per_s']:.1f}" if "tokens_per_s" in row else None,
-                spell_bytes(row["kv_bytes"]),
+                spell_bytes(row["kv_bytes"]) if "kv_bytes" in row else None,
                 spell_ms(row["load_ms"]),
                 None if row["load_bytes"] is None else spell_bytes(row["load_bytes"]),
             )

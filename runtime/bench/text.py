@@ -22,7 +22,7 @@ def bench_text(report: Mapping[str, Any]) -> str:
             f"{row['language_ms_spread']:.0%}",
             f"{row['decode_ms']:.2f}",
             f"{row['decode_ms_spread']:.0%}",
-            f"{row['kv_bytes'] / 1e6:.1f}",
+            f"{row['kv_bytes'] / 1e6:.1f}" if "kv_bytes" in row else "-",
             f"{row['load_ms']:.0f}",
         )
         for row in report["rows"]

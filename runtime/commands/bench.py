@@ -12,6 +12,7 @@ import click
 
 from sparsevlm_trt.runtime.bench.case import Case, Shape, read_budgets
 from sparsevlm_trt.runtime.bench.contender import Contender, OursContender
+from sparsevlm_trt.runtime.bench.genai import GenAiContender
 from sparsevlm_trt.runtime.bench.machine import BusyMeter, describe_machine
 from sparsevlm_trt.runtime.bench.measure import run_rounds
 from sparsevlm_trt.runtime.bench.page import bench_page, row_name
@@ -29,6 +30,7 @@ from sparsevlm_trt.runtime.threads import allowed_cpus
 __all__ = ["bench"]
 
 HF = "sparsevlm_trt.export.hf_contender:HfContender"
+GENAI = "openvino-genai"
 HF_DTYPES = ("bfloat16", "float32")
 CEILINGS = "sparsevlm_trt.export.ceilings:measure_ceilings"
 
@@ -73,6 +75,12 @@ CEILINGS = "sparsevlm_trt.export.ceilings:measure_ceilings"
     help="Also run the checkpoint in transformers, bfloat16 and float32.",
 )
 @click.option(
+    "--genai",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also ask OpenVINO GenAI's pipeline, on what optimum-intel made of the checkpoint.",
+)
+@click.option(
     "--roofline", is_flag=True, help="Also tell how far each graph is from the machine's limit."
 )
 @click.option(
@@ -100,6 +108,7 @@ def bench(
     method: str,
     beside: tuple[Path, ...],
     checkpoint: Path | None,
+    genai: Path | None,
     roofline: bool,
     twice: bool,
     steps: int,
@@ -139,6 +148,11 @@ def bench(
         for label, contender in _transformers(checkpoint, first, prompts[0], threads):
             contenders[label] = contender
             cases += [Case(label, "none", None, shape) for shape in prompts]
+    if genai is not None:
+        if image is None:
+            raise click.UsageError("--genai answers a question about a picture: name an --image.")
+        contenders[GENAI] = GenAiContender(genai, image, question, threads=threads)
+        cases.append(Case(GENAI, "none", None))
     busy = BusyMeter()
     with Progress("measuring", quiet=as_json) as progress:
         rows = run_rounds(contenders, cases, rounds=rounds, num_steps=steps, progress=progress)
