@@ -59,6 +59,8 @@ class DecoderConfig:
         tied_head: Whether the output head shares the embedding's weights.
         position_axes: Which of a token's three positions (time, row, column) turns each rotary
             frequency, `[D/2]`; None where a token has one position (M-RoPE has three).
+        residual_shift: k, where hidden states between layers are kept times 2^-k; see
+            `export/residual.py`.
     """
 
     model_type: str
@@ -78,6 +80,12 @@ class DecoderConfig:
     mlp_bias: bool
     tied_head: bool
     position_axes: tuple[int, ...] | None = None
+    residual_shift: int = 0
+
+    @property
+    def residual_scale(self) -> float:
+        """What hidden states between layers are kept times: 1, or a negative power of two."""
+        return 2.0**-self.residual_shift
 
     @property
     def num_axes(self) -> int:

@@ -54,7 +54,9 @@ class Norm(nn.Module):
         super().__init__()
         width = config.hidden_size if size is None else size
         self.weight = nn.Parameter(torch.empty(width, dtype=dtype, device="meta"))
-        self.eps = config.norm_eps
+        # The residual stream is kept times s; heads read what was normed before.
+        scale = config.residual_scale if size is None else 1.0
+        self.eps = config.norm_eps * scale**2
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[..., N]` to `[..., N]`."""

@@ -42,7 +42,7 @@ class DeepstackStage(Stage):
             rater_index: See there.
             visual_index: See there.
         """
-        added = torch.split(deepstack_features, hidden_states.shape[2], dim=2)
+        added = torch.split(self.entry(deepstack_features), hidden_states.shape[2], dim=2)
         return self.run(
             hidden_states,
             position_ids,

@@ -213,4 +213,5 @@ def _model_spec(
         tied_head=config.tied_head,
         num_axes=config.num_axes,
         num_deepstack=family.language.num_deepstack or None,
+        residual_shift=config.residual_shift or None,
     )

@@ -20,11 +20,13 @@ class WeightSource:
         transpose: Whether the graph wants `[in, out]` and the checkpoint has `[out, in]`.
         beside: Tensors whose outputs the graph has behind those of the first, in this order; the
             outputs are the first axis in the checkpoint.
+        scale: What the graph has it multiplied by, a power of two.
     """
 
     stored_name: str
     transpose: bool = False
     beside: tuple[str, ...] = ()
+    scale: float = 1.0
 
     @property
     def spelled(self) -> str:

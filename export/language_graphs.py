@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,14 @@ from sparsevlm_ops.methods import Step
 from sparsevlm_ops.prune import Pruned
 from sparsevlm_ops.rank import rater_rank
 from sparsevlm_ops.raters import rater_mask, rater_scores
-from sparsevlm_ops.steps import PRUNE_STEPS, PruneStep
+from sparsevlm_ops.steps import PruneStep, scaled_step
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
 from sparsevlm_trt.export.decoder_layer import Projection
 from sparsevlm_trt.export.deepstack_stage import DeepstackStage
 from sparsevlm_trt.export.embed_head import Embed, Head
 from sparsevlm_trt.export.graph_module import GraphModule, WeightSource
+from sparsevlm_trt.export.residual import weight_scale
 from sparsevlm_trt.export.stage import Stage
 from sparsevlm_trt.runtime.errors import ExportError
 from sparsevlm_trt.runtime.manifest import StageSpec
@@ -66,6 +68,10 @@ class LanguageGraphs:
             )
         self.config = DecoderConfig.from_hf(config, tied_head=tied)
         self._rotary = rotary_frequencies(config)
+
+    def scale_residual(self, shift: int) -> None:
+        """Keep hidden states between layers times 2^-shift; see `export/residual.py`."""
+        self.config = replace(self.config, residual_shift=shift)
 
     def embed(self) -> GraphModule:
         """Token ids to embeddings."""
@@ -187,7 +193,7 @@ class LanguageGraphs:
         attention = torch.rand(_BATCH, _HEADS, _RATERS, _VISUAL)
         return GraphModule(
             name=f"prune_{step}",
-            module=_Prune(PRUNE_STEPS[step]),
+            module=_Prune(scaled_step(step, self.config.residual_scale)),
             inputs={
                 "hidden_states": self._hidden(_NEW),
                 "position_ids": self._positions(),
@@ -252,7 +258,8 @@ class LanguageGraphs:
                 stored = [f"{parent}.{part}.{kind}" for part in projection.parts]
             first, *beside = [self.checkpoint.resolve(each, prefixes) for each in stored]
             transpose = projection is not None and kind == "weight"
-            sources[name] = WeightSource(first, transpose, tuple(beside))
+            scale = weight_scale(name, self.config.residual_scale)
+            sources[name] = WeightSource(first, transpose, tuple(beside), scale)
         return sources
 
 

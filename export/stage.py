@@ -15,6 +15,7 @@ from sparsevlm_ops.prune import take_rows
 from sparsevlm_ops.scoring import rater_attention
 from sparsevlm_trt.export.decoder_config import DecoderConfig
 from sparsevlm_trt.export.decoder_layer import DecoderLayer
+from sparsevlm_trt.export.residual import ResidualEntry
 
 __all__ = ["Stage", "causal_mask"]
 
@@ -42,6 +43,8 @@ class Stage(nn.Module):
         super().__init__()
         self.config, self.dtype, self.scores = config, dtype, scores
         self.layers = nn.ModuleDict({str(i): DecoderLayer(config, dtype) for i in layers})
+        # Hidden states of later stages are scaled already.
+        self.entry = ResidualEntry(config.residual_scale if layers.start == 0 else 1.0)
         self.inv_freq: Tensor
         self.register_buffer("inv_freq", rotary[0], persistent=False)
         self.rotary_scale = rotary[1]
@@ -62,7 +65,7 @@ class Stage(nn.Module):
         """Run the stage on new tokens.
 
         Args:
-            hidden_states: `[B, S, N]`.
+            hidden_states: `[B, S, N]`; from the second stage on times the residual scale.
             position_ids: `[B, S]`, or `[B, S, 3]` where a token has three, int64.
             past_lengths: Valid cache entries of each row, `[B]`, int64.
             past_key_values: Key, value of each layer in turn, `[B, L, G*D]`.
@@ -70,7 +73,7 @@ class Stage(nn.Module):
             visual_index: Key columns of the visual tokens, `[B, V]`, int64; only when `scores`.
 
         Returns:
-            Hidden states `[B, S, N]`; rater attention `[B, H, R, V]` float32 when `scores`; then
+            Hidden states `[B, S, N]`, times the residual scale; rater attention `[B, H, R, V]` float32 when `scores`; then
             the new key and value of each layer, `[B, S, G*D]`.
         """
         return self.run(
@@ -91,7 +94,7 @@ class Stage(nn.Module):
         num_past = past_key_values[0].shape[1]
         mask = causal_mask(hidden_states.shape[1], num_past, past_lengths, self.dtype)
         rotary = self._rotary(position_ids)
-        hidden, new = hidden_states, []
+        hidden, new = self.entry(hidden_states), []
         query = keys = hidden_states
         for i, layer in enumerate(self.layers.values()):
             past = past_key_values[2 * i : 2 * i + 2]

@@ -84,6 +84,8 @@ class WeightBinder:
                 f"| expected {expected} | the checkpoint's config.json does not fit its weights"
             )
         dtype = torch.float16 if value.dtype == ir.DataType.FLOAT16 else torch.float32
+        if source.scale != 1.0:  # in float32, which loses nothing of it
+            stored = stored.to(torch.float32) * source.scale
         return _converted(stored, dtype, source.spelled)
 
     def _stored(self, graph_name: str, source: WeightSource) -> Tensor:

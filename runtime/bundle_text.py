@@ -30,9 +30,12 @@ def bundle_text(report: Report) -> str:
     schedule = ",".join(f"{layer}:{kept}" for layer, kept in plan["schedule"].items())
     cuts = ", ".join(map(str, plan["boundaries"])) or "none"
     prunes = f"{plan['method']}, {budget}schedule {schedule or 'none'} ({plan['source']})"
+    dtype = model["dtype"]
+    if model["residual_shift"]:
+        dtype += f", hidden states times 2^-{model['residual_shift']}"
     fields = [
         ("bundle", report["bundle"]),
-        ("model", f"{model['source']}: {family}, {model['dtype']}"),
+        ("model", f"{model['source']}: {family}, {dtype}"),
         ("layers", f"{model['num_layers']} of width {model['hidden_size']}, {heads}"),
         ("vision", sees),
         ("by default", prunes),

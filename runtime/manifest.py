@@ -111,7 +111,8 @@ class ModelSpec:
 
     A token has `num_axes` positions: one, or three (time, row, column) by M-RoPE. The vision tower
     feeds the outputs of the first `num_deepstack` layers too, all in the first stage; None: of no
-    layer. Keys and values are remembered in `cache_dtype`; None: in `dtype`.
+    layer. Keys and values are remembered in `cache_dtype`; None: in `dtype`. Hidden states between
+    layers are kept times 2^-k, k being `residual_shift`; None: as they are.
     """
 
     source: str
@@ -131,6 +132,12 @@ class ModelSpec:
     num_axes: int = 1
     num_deepstack: int | None = field(default=None, metadata={"optional": True})
     cache_dtype: str | None = field(default=None, metadata={"optional": True})
+    residual_shift: int | None = field(default=None, metadata={"optional": True})
+
+    @property
+    def residual_scale(self) -> float:
+        """What hidden states between layers are kept times: 1, or a negative power of two."""
+        return 2.0 ** -(self.residual_shift or 0)
 
     @property
     def kv_dtype(self) -> str:

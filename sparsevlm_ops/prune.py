@@ -120,6 +120,7 @@ def prune_step(
     prefix_length: Tensor,
     num_kept: Tensor,
     original_positions: Tensor,
+    residual_scale: float = 1.0,
 ) -> Pruned:
     """Prune the visual tokens of a stage's output, and merge some of the dropped ones.
 
@@ -132,6 +133,7 @@ def prune_step(
         num_kept: K, `[1]`, int64, 0 to V - 1.
         original_positions: `[1]`, int64. 0: the survivors are numbered without gaps. 1: they keep
             their position ids, and a merged token has that of its cluster's centre.
+        residual_scale: What the model's hidden states were multiplied by, a power of two.
 
     Raises:
         ValueError: K is not between 0 and V - 1.
@@ -146,7 +148,9 @@ def prune_step(
     scores = visual_scores(rater_attention, rater_weights)
     kept, candidates = select(scores, K, M)
     tokens = take_rows(hidden_states, candidates + prefix_length)
-    centres, member = clusters(tokens, C)
+    # Densities depend on the scale; float32 undoes it without rounding.
+    own = tokens if residual_scale == 1.0 else tokens.float() / residual_scale
+    centres, member = clusters(own, C)
     merged = cluster_means(tokens, member)
     at_centres = take_numbers(position_ids, torch.gather(candidates, 1, centres) + prefix_length)
     rows = source_rows(kept, prefix_length, V, C, S)

@@ -1,6 +1,7 @@
 """Which prune step a method takes: the one place that ties the registry to the arithmetic."""
 
 from collections.abc import Callable
+from functools import partial
 
 from sparsevlm_ops.keep import keep_step
 from sparsevlm_ops.methods import Method, Step
@@ -15,6 +16,16 @@ PRUNE_STEPS: dict[Step, PruneStep] = {
     "keep": keep_step,
     "pool": pool_step,
 }
+
+
+def scaled_step(step: Step, residual_scale: float) -> PruneStep:
+    """Return the prune step for hidden states that are kept times `residual_scale`.
+
+    Means do not care; clusters do.
+    """
+    if step != "recycle" or residual_scale == 1.0:
+        return PRUNE_STEPS[step]
+    return partial(prune_step, residual_scale=residual_scale)
 
 
 def step_of(method: Method) -> PruneStep:

@@ -71,11 +71,16 @@ class TorchRunner:
 
 
 def torch_bundle(
-    checkpoint: Path, folder: Path, schedule: dict[int, int], methods: tuple[str, ...]
+    checkpoint: Path,
+    folder: Path,
+    schedule: dict[int, int],
+    methods: tuple[str, ...],
+    residual_shift: int = 0,
 ) -> tuple[Bundle, TorchRunner]:
     """A bundle's manifest and processor files, and a runner of its modules, float32."""
     source = Checkpoint(checkpoint)
     family = open_family(source, torch.float32)
+    family.language.scale_residual(residual_shift)
     config, spec = family.language.config, family.vision_spec
     assert spec is not None
     plan = PruningPlan.make(config.num_layers, schedule=schedule, num_visual=spec.num_visual)
@@ -127,7 +132,7 @@ def _filled(graph: GraphModule, source: Checkpoint) -> GraphModule:
     for name, origin in graph.weights.items():
         names = (origin.stored_name, *origin.beside)
         stored = torch.cat([source.tensor(one).to(torch.float32) for one in names])
-        weights[name] = stored.t().contiguous() if origin.transpose else stored
+        weights[name] = (stored.t().contiguous() if origin.transpose else stored) * origin.scale
     if weights:
         graph.module.load_state_dict(weights, assign=True, strict=False)
     graph.module.eval()

@@ -115,7 +115,9 @@ def follow(
         scores = _scores(graphs, made["rater_attention"], step, corrections)
         scores[torch.from_numpy(words)] = WORD_SCORE
         words = np.searchsorted(step.kept, words)
-        hidden, num_regrouped = _prune_alike(hidden, start, count, step, next(prunes))
+        call = next(prunes)
+        rows = call.inputs["hidden_states"][0].astype(np.float32) / manifest.model.residual_scale
+        hidden, num_regrouped = _prune_alike(hidden, start, count, step, torch.from_numpy(rows))
         boundaries.append(FollowedBoundary(scores.numpy(), num_regrouped))
         count = step.num_visual_out
     logits = reference.logits(hidden[:, -1])[0]
@@ -143,7 +145,7 @@ def _scores(
 
 
 def _prune_alike(
-    hidden: Tensor, start: int, count: int, step: StageTrace, call: GraphCall
+    hidden: Tensor, start: int, count: int, step: StageTrace, chain_rows: Tensor
 ) -> tuple[Tensor, int]:
     """Lay the next sequence from the reference's rows, kept and grouped as the chain did."""
     candidates = torch.from_numpy(np.array(step.merge_candidates))
@@ -154,7 +156,6 @@ def _prune_alike(
         cells = torch.from_numpy(np.array(step.scores))
         merged = cell_means(visual[None], cells[None], step.num_merged)[0]
     elif step.num_merged:
-        chain_rows = torch.from_numpy(call.inputs["hidden_states"][0].astype(np.float32))
         groups = _groups(chain_rows[start : start + count][candidates])
         own_groups = _groups(visual[candidates])
         member = (groups == torch.arange(step.num_merged)[:, None]).float()  # [C, M]

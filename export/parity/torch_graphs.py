@@ -28,6 +28,9 @@ from sparsevlm_trt.runtime.runner import Array
 
 __all__ = ["TorchGraphs"]
 
+# Outputs that a bundle keeps times its residual scale; transformers does not.
+_SCALED = ("last_hidden_state", "next_hidden_states")
+
 
 class TorchGraphs:
     """The graphs of a bundle in PyTorch, float32."""
@@ -37,6 +40,7 @@ class TorchGraphs:
         self._reference = reference
         self._stages = {stage.graph: stage for stage in manifest.stages}
         self._last = manifest.stages[-1].graph
+        self._scale = manifest.model.residual_scale
 
     @torch.no_grad()
     def run(
@@ -56,6 +60,8 @@ class TorchGraphs:
             `merge_candidates`.
         """
         given = {name: _tensor(value) for name, value in inputs.items()}
+        if "hidden_states" in given and not self._is_first(graph):
+            given["hidden_states"] = given["hidden_states"] / self._scale
         if graph in self._stages:
             made = self.stage(self._stages[graph], given)
         elif graph.startswith("prune_"):
@@ -73,7 +79,14 @@ class TorchGraphs:
             made = {"inputs_embeds": self._reference.embed(given["input_ids"])}
         else:
             made = {"logits": self._reference.logits(given["hidden_states"])}
+        for name in _SCALED:
+            if name in made:
+                made[name] = made[name] * self._scale
         return {name: value.numpy() for name, value in made.items()}
+
+    def _is_first(self, graph: str) -> bool:
+        """Whether a graph takes embeddings, which are never scaled."""
+        return graph in self._stages and self._stages[graph].first == 0
 
     def _gravity(self, given: Mapping[str, Tensor]) -> Tensor:
         """Correct attention by the model's own rotary frequencies."""
