@@ -56,6 +56,12 @@ def _read_layers(
     default=str(OPSETS[0]),
     show_default=True,
 )
+@click.option(
+    "--peaks",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Report of `sparsevlm overflow --json`: make the bundle hold in float16 what it found.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is already there.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @json_option
@@ -70,6 +76,7 @@ def export(
     boundaries: tuple[int, ...] | None,
     dtype: str,
     opset: str,
+    peaks: Path | None,
     overwrite: bool,
     quiet: bool,
     as_json: bool,
@@ -83,6 +90,7 @@ def export(
     check_one_plan(budget, schedule)
     # PyTorch takes seconds to import; --help and wrong usage need none of it.
     from sparsevlm_trt.export.exporter import export_bundle
+    from sparsevlm_trt.export.float16_plan import read_float16_report
 
     with Progress("exporting", quiet=quiet) as progress:
         export_bundle(
@@ -94,6 +102,7 @@ def export(
             boundaries=boundaries,
             dtype=dtype,
             opset=int(opset),
+            peaks=peaks,
             overwrite=overwrite,
             progress=progress,
         )
@@ -104,8 +113,9 @@ def export(
     cost = cost_report(
         manifest, plan_pruning(manifest), num_visual=num_visual, num_text=TEXT_TOKENS
     )
+    done = read_float16_report(bundle)
     if as_json:
-        print_json({**report, "cost": cost})
+        print_json({**report, "cost": cost, **({"float16": done} if done else {})})
         return
     rows = [
         (
@@ -123,3 +133,5 @@ def export(
         f"{table}\n\n{out}: {size}; {cost['method']}, {average:.0f} of {num_visual} visual tokens "
         f"per layer on average"
     )
+    if done is not None:
+        click.echo(done.spell())

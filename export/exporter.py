@@ -17,11 +17,13 @@ from sparsevlm_trt.export.bundle_writer import BundleWriter
 from sparsevlm_trt.export.checkpoint import Checkpoint
 from sparsevlm_trt.export.families.family import Family
 from sparsevlm_trt.export.families.registry import open_family
+from sparsevlm_trt.export.float16_plan import REPORT_FILE, Float16Plan
 from sparsevlm_trt.export.formats import DTYPES
 from sparsevlm_trt.export.graph_module import GraphModule
 from sparsevlm_trt.export.links import chain_links
 from sparsevlm_trt.export.plan import PruningPlan, plan_stages
 from sparsevlm_trt.export.processor_files import processor_files
+from sparsevlm_trt.export.scan_report import ScannedModel, read_scan
 from sparsevlm_trt.export.to_onnx import onnx_from_module
 from sparsevlm_trt.export.weights import WeightBinder
 from sparsevlm_trt.runtime.errors import ExportError
@@ -34,6 +36,7 @@ from sparsevlm_trt.runtime.manifest import (
     TensorSpec,
 )
 from sparsevlm_trt.runtime.packages import installed_version
+from sparsevlm_trt.runtime.strict_json import encode, json_text
 
 __all__ = ["export_bundle"]
 
@@ -50,6 +53,7 @@ def export_bundle(
     boundaries: Iterable[int] | None = None,
     dtype: str = "float32",
     opset: int = 23,
+    peaks: str | Path | None = None,
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
@@ -68,6 +72,9 @@ def export_bundle(
         boundaries: Layers after which to cut, when not those that the methods want.
         dtype: `float32` (the reference) or `float16` (GPU engines).
         opset: ONNX opset, 23 or 24.
+        peaks: Report of an overflow scan (`sparsevlm overflow --json`) of a float32 bundle of this
+            checkpoint: hidden states are scaled, and nodes that nothing else helps compute in
+            float32, so that a float16 bundle holds what the scan saw.
         overwrite: Replace an existing bundle.
         progress: Called before each graph with its name, its number and how many there are.
 
@@ -75,16 +82,23 @@ def export_bundle(
         The bundle's folder.
 
     Raises:
-        ExportError: The checkpoint cannot be exported, or the disk is full; nothing stays behind.
+        ExportError: The checkpoint cannot be exported, the peaks are another model's or cannot be
+            helped, or the disk is full; nothing stays behind.
         PlanError: A budget, schedule or method this model cannot follow.
     """
     if dtype not in DTYPES:
         raise ExportError(
             f"dtype | got {dtype!r} | expected one of {', '.join(DTYPES)} | give --dtype float32"
         )
+    scan = None if peaks is None else read_scan(Path(peaks))
+    safety = None if scan is None else Float16Plan(scan)
     source = Checkpoint(checkpoint)
     family = open_family(source, getattr(torch, dtype))
     num_layers = family.language.config.num_layers
+    if safety is not None:
+        assert peaks is not None
+        safety.check(ScannedModel.of(_model_spec(family, source, dtype, {})), Path(peaks))
+        family.language.scale_residual(safety.shift)
     plan = PruningPlan.make(
         num_layers,
         method=method,
@@ -112,13 +126,17 @@ def export_bundle(
         for number, graph in enumerate(_graph_modules(family, stages, judges, steps)):
             if progress is not None:
                 progress(graph.name, number, total)
-            graphs[graph.name] = _write_graph(graph, opset, binder, writer)
+            graphs[graph.name] = _write_graph(graph, opset, binder, writer, safety)
             source.release()
         # Each method finds its prune graph by its own name; methods of one step share the file.
         by_step = {step: graphs.pop(f"prune_{step}") for step in steps}
         graphs |= {f"prune_{name}": by_step[step] for name, step in _steps_by_method(methods)}
         for name, content in processor.items():
             writer.add_file(f"processor/{name}", content)
+        if safety is not None:
+            assert peaks is not None
+            done = json_text(encode(safety.report(Path(peaks))))
+            writer.add_file(REPORT_FILE, done.encode("ascii"))
         links = chain_links(graphs, stages)
         manifest = Manifest(
             model=_model_spec(family, source, dtype, graphs),
@@ -169,9 +187,15 @@ def _steps_by_method(methods: Iterable[str]) -> Iterator[tuple[str, Step]]:
 
 
 def _write_graph(
-    graph: GraphModule, opset: int, binder: WeightBinder, writer: BundleWriter
+    graph: GraphModule,
+    opset: int,
+    binder: WeightBinder,
+    writer: BundleWriter,
+    safety: Float16Plan | None,
 ) -> GraphSpec:
     model = onnx_from_module(graph, opset)
+    if safety is not None:
+        safety.widen(graph.name, model)
     files = binder.bind(model, graph)
     ir.save(model, writer.graph_path(graph.name))
     return writer.graph_spec(

@@ -8,7 +8,6 @@ in every bundle; what is above 65504 here would be infinite there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,57 +16,36 @@ import onnxruntime
 from numpy.typing import DTypeLike
 from onnx import TensorProto, helper, numpy_helper
 
+from sparsevlm_trt.export.reach import remedies
+from sparsevlm_trt.export.scan_report import Peak, Remedy
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.device_array import Tensor
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 
-__all__ = ["FLOAT16_MAX", "Peak", "PeakRunner", "with_peaks"]
+__all__ = ["PeakRunner", "with_peaks"]
 
-FLOAT16_MAX = 65504.0
 # Masks hold their type's own minimum, whatever the type.
 _MASK = 1e30
 _PREFIX = "peak of "
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """The largest magnitude that a tensor had.
-
-    Attributes:
-        graph: Its graph.
-        tensor: Its name.
-        operator: What makes it.
-        magnitude: Largest absolute value over all runs.
-    """
-
-    graph: str
-    tensor: str
-    operator: str
-    magnitude: float
-
-    @property
-    def share(self) -> float:
-        """Of float16's largest number."""
-        return self.magnitude / FLOAT16_MAX
-
-
-def with_peaks(model: onnx.ModelProto) -> dict[str, str]:
+def with_peaks(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     """Add an output for the largest magnitude of every float32 tensor that a node makes.
 
     Args:
         model: Changed in place.
 
     Returns:
-        The operator that makes each tensor, by the tensor's name.
+        The node that makes each tensor, by the tensor's name.
     """
     graph = onnx.shape_inference.infer_shapes(model).graph
     kinds = {
         info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.output)
     }
     made = {
-        name: node.op_type
-        for node in model.graph.node
+        name: node
+        for node in list(model.graph.node)
         for name in node.output
         if kinds.get(name) == TensorProto.FLOAT
     }
@@ -100,7 +78,8 @@ class PeakRunner(Closing):
         """Share the process's thread pool."""
         OnnxRuntimeRunner().close()
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
-        self._operators: dict[str, dict[str, str]] = {}
+        self._makers: dict[str, dict[str, onnx.NodeProto]] = {}
+        self._remedies: dict[str, dict[str, Remedy]] = {}
         self._largest: dict[tuple[str, str], float] = {}
 
     def load(self, bundle: Bundle, graphs: Sequence[str]) -> None:
@@ -108,7 +87,8 @@ class PeakRunner(Closing):
         for name in graphs:
             path = bundle.graph_path(name)
             model = onnx.load(path, load_external_data=False)
-            self._operators[name] = with_peaks(model)
+            self._remedies[name] = remedies(name, model)
+            self._makers[name] = with_peaks(model)
             options = onnxruntime.SessionOptions()
             options.use_per_session_threads = False
             options.enable_mem_pattern = False
@@ -143,7 +123,14 @@ class PeakRunner(Closing):
     def peaks(self) -> list[Peak]:
         """All tensors but masks, the largest first."""
         found = [
-            Peak(graph, tensor, self._operators[graph][tensor], magnitude)
+            Peak(
+                graph=graph,
+                node=self._makers[graph][tensor].name,
+                tensor=tensor,
+                operator=self._makers[graph][tensor].op_type,
+                magnitude=magnitude,
+                remedy=self._remedies[graph][tensor],
+            )
             for (graph, tensor), magnitude in self._largest.items()
             if magnitude < _MASK
         ]

@@ -73,8 +73,8 @@ class Stage(nn.Module):
             visual_index: Key columns of the visual tokens, `[B, V]`, int64; only when `scores`.
 
         Returns:
-            Hidden states `[B, S, N]`, times the residual scale; rater attention `[B, H, R, V]` float32 when `scores`; then
-            the new key and value of each layer, `[B, S, G*D]`.
+            Hidden states `[B, S, N]`, times the residual scale; rater attention `[B, H, R, V]`
+            float32 when `scores`; then the new key and value of each layer, `[B, S, G*D]`.
         """
         return self.run(
             hidden_states, position_ids, past_lengths, past_key_values, rater_index, visual_index

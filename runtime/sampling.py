@@ -72,7 +72,8 @@ class Sampler:
         if not math.isfinite(scores[best]):
             raise RunnerError(
                 f"logits | got {scores[best]} as the largest | expected a finite number "
-                "| run a float32 bundle, or check the inputs for NaN"
+                "| run a float32 bundle and scan it with sparsevlm overflow, or check the "
+                "inputs for NaN"
             )
         if self.temperature == 0:
             return best

@@ -1,10 +1,10 @@
 """Strict JSON: every unknown, missing or ill-typed key of a file is said at once.
 
-A frozen dataclass is its own schema. Its fields' types say what is allowed: `int`, `str`, `bool`,
-`X | Y`, `X | None`, `tuple[X, ...]`, `tuple[X, X]`, `Mapping[str, X]`, `Mapping[int, X]` (JSON
-keys are decimal strings), or another such dataclass. A class may add rules of its own by a method
-`problems(where) -> Iterator[str]`. A field with the metadata `optional` may be left out of the
-file, and is where it is None: a key that older files do not have.
+A frozen dataclass is its own schema. Its fields' types say what is allowed: `int`, `float`, `str`,
+`bool`, `X | Y`, `X | None`, `tuple[X, ...]`, `tuple[X, X]`, `Mapping[str, X]`, `Mapping[int, X]`
+(JSON keys are decimal strings), or another such dataclass. A class may add rules of its own by a
+method `problems(where) -> Iterator[str]`. A field with the metadata `optional` may be left out of
+the file, and is where it is None: a key that older files do not have.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 __all__ = ["decode", "encode", "json_text", "parse_json"]
 
 INVALID = object()  # what `decode` answers for a value whose problem it has noted
-KINDS = {bool: "true or false", int: "an integer", str: "a string", type(None): "null"}
+KINDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    type(None): "null",
+}
 
 
 def json_text(value: object) -> str:
@@ -93,6 +99,8 @@ def decode(kind: Any, value: object, where: str, problems: list[str]) -> Any:
         return _decode_list(kind, value, where, problems)
     if origin is Mapping:
         return _decode_mapping(kind, value, where, problems)
+    if kind is float and type(value) is int:  # JSON spells 2.0 so as well
+        return float(value)
     if type(value) is not kind:  # not isinstance: True is no integer here
         return _mismatch(kind, value, where, problems)
     return value

@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from filelock import FileLock
+from overflowing_checkpoint import save_overflowing
 from tiny_checkpoints import CHECKPOINTS
 
 from sparsevlm_trt.export import export_bundle
@@ -91,6 +92,37 @@ def bundle_of(make_once: MakeOnce, checkpoint_of: Callable[[str], Path]) -> Call
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def mended(make_once: MakeOnce) -> Path:
+    """A checkpoint that float16 cannot hold, and the way to one that it can.
+
+    `checkpoint`; `float32`, its bundle; `peaks.json`, the scan of it; `float16`, made by that;
+    `scan.txt` and `export.txt`, what the commands said.
+    """
+
+    def fill(folder: Path) -> None:
+        folder.mkdir()
+        checkpoint, plain = folder / "checkpoint", folder / "float32"
+        save_overflowing(checkpoint)
+        export_bundle(checkpoint, plain, schedule=SMALL_SCHEDULE)
+        asked = ["overflow", str(plain), "--max-new-tokens", "2"]
+        (folder / "scan.txt").write_text(_said(1, *asked))
+        (folder / "peaks.json").write_text(_said(1, *asked, "--json"))
+        schedule = ",".join(f"{layer}:{kept}" for layer, kept in SMALL_SCHEDULE.items())
+        options = ["--dtype", "float16", "--schedule", schedule, "--quiet"]
+        options += ["--peaks", str(folder / "peaks.json")]
+        said = _said(0, "export", str(checkpoint), str(folder / "float16"), *options)
+        (folder / "export.txt").write_text(said)
+
+    return make_once("mended", fill)
+
+
+def _said(exit_code: int, *arguments: str) -> str:
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == exit_code, result.output
+    return result.stdout
 
 
 @pytest.fixture(scope="session")

@@ -76,16 +76,17 @@ def torch_bundle(
     schedule: dict[int, int],
     methods: tuple[str, ...],
     residual_shift: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Bundle, TorchRunner]:
-    """A bundle's manifest and processor files, and a runner of its modules, float32."""
+    """A bundle's manifest and processor files, and a runner of its modules."""
     source = Checkpoint(checkpoint)
-    family = open_family(source, torch.float32)
+    family = open_family(source, dtype)
     family.language.scale_residual(residual_shift)
     config, spec = family.language.config, family.vision_spec
     assert spec is not None
     plan = PruningPlan.make(config.num_layers, schedule=schedule, num_visual=spec.num_visual)
     stages = plan_stages(config.num_layers, plan.boundaries)
-    modules = {graph.name: _filled(graph, source) for graph in _graphs(family, stages)}
+    modules = {graph.name: _filled(graph, source, dtype) for graph in _graphs(family, stages)}
     for method in methods:
         step = get_method(method).step
         assert step is not None
@@ -100,7 +101,7 @@ def torch_bundle(
     for name, content in files.items():
         (folder / "processor" / name).write_bytes(content)
     manifest = Manifest(
-        model=_model_spec(family, source, "float32", {}),
+        model=_model_spec(family, source, str(dtype).removeprefix("torch."), {}),
         vision=spec,
         plan=PlanSpec(
             method=plan.method,
@@ -126,13 +127,14 @@ def _graphs(family: Family, stages: tuple[StageSpec, ...]) -> list[GraphModule]:
     return [*towers, *ends, *map(language.stage, stages)]
 
 
-def _filled(graph: GraphModule, source: Checkpoint) -> GraphModule:
+def _filled(graph: GraphModule, source: Checkpoint, dtype: torch.dtype) -> GraphModule:
     """Fill the parameters that an export leaves to the writer."""
     weights = {}
     for name, origin in graph.weights.items():
         names = (origin.stored_name, *origin.beside)
         stored = torch.cat([source.tensor(one).to(torch.float32) for one in names])
-        weights[name] = (stored.t().contiguous() if origin.transpose else stored) * origin.scale
+        laid = stored.t().contiguous() if origin.transpose else stored
+        weights[name] = (laid * origin.scale).to(dtype)
     if weights:
         graph.module.load_state_dict(weights, assign=True, strict=False)
     graph.module.eval()

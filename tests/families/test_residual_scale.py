@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from overflowing_checkpoint import save_overflowing
 from torch_chain import torch_bundle
 
 from sparsevlm_ops.schedule import Schedule
@@ -11,6 +13,7 @@ from sparsevlm_trt.export.parity.case import Sides
 from sparsevlm_trt.export.parity.prompts import ask, prompt_from_visuals
 from sparsevlm_trt.export.parity.recorder import RecordingRunner
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
+from sparsevlm_trt.runtime.errors import RunnerError
 from sparsevlm_trt.runtime.session import Session
 
 SCHEDULE = Schedule.of({1: 9})
@@ -75,3 +78,32 @@ def test_a_scaled_bundle_passes_the_parity_check(checkpoint_of, tmp_path, kind):
     assert sides.compare_unpruned(prompt).passed
     for method in ("sparsevlm", "uniform"):
         assert sides.compare_pruned(prompt, method, SCHEDULE).passed
+
+
+def test_what_float16_cannot_hold_it_holds_scaled(make_once, tmp_path):
+    # PyTorch rounds after every operator, so that an overflow is one wherever it happens.
+    checkpoint = make_once(
+        "swollen-language", lambda folder: save_overflowing(folder, tower=False)
+    )
+
+    def session(name: str, dtype: torch.dtype, shift: int) -> Session:
+        folder = tmp_path / name
+        bundle, runner = torch_bundle(checkpoint, folder, {1: 9}, METHODS, shift, dtype)
+        return Session(bundle, runner)
+
+    def answer(made: Session, method: str):
+        given = {"images": [picture()], "prompt": "USER: <image> what is it?"}
+        return made.generate(**given, method=method, max_new_tokens=6, stop_tokens=())
+
+    exact = session("float32", torch.float32, 0)
+    plain = session("float16", torch.float16, 0)
+    scaled = session("scaled", torch.float16, 5)
+    for method in (*METHODS, "none"):
+        with pytest.raises(RunnerError, match="nan"):
+            answer(plain, method)
+        expected, got = answer(exact, method), answer(scaled, method)
+        assert got.tokens == expected.tokens
+        scale = np.abs(expected.prefill_logits).max()
+        assert np.abs(got.prefill_logits - expected.prefill_logits).max() < 5e-3 * scale
+        for one, other in zip(got.trace.stages, expected.trace.stages, strict=True):
+            assert one.kept.tolist() == other.kept.tolist()
