@@ -17,7 +17,19 @@ _ENTRIES = ("hidden_states", "deepstack_features")
 _CARRIERS = (".self_attn.o_proj.weight", ".mlp.up_proj.weight")
 # Their result is as many times as large as what they read.
 _MOVES = frozenset(
-    "Cast Concat Expand Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split()
+    [
+        "Cast",
+        "Concat",
+        "Expand",
+        "Gather",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    ]
 )
 _LINEAR = _MOVES | {"Add", "Sub", "Mul", "MatMul"}
 _ALWAYS_FLOAT32 = ("raters", "rank", "gravity")
