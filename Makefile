@@ -7,16 +7,20 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 BIN := $(VENV)/bin
 CHECKPOINT := .cache/demo/checkpoint
+BENCH := .cache/bench
+# `--genai DIR`, where optimum-intel made DIR of the checkpoint and openvino-genai is installed.
+BENCH_GENAI ?=
 # NVIDIA's parser and builder on hosts without a GPU, where it lies beside the checkout.
 TENSORRT_CPU := $(wildcard ../shared/tensorrt_cpu)
 
-.PHONY: help demo test test-slow lint bench bench-7b bench-engines docs clean
+.PHONY: help demo test test-slow lint bench benchmarks bench-7b bench-engines docs clean
 
 help:
 	@echo "make demo      build the demo model, export it, answer three questions about a picture"
 	@echo "make test      lint, types, import contracts and all tests but the slow ones"
 	@echo "make test-slow the slow tests"
 	@echo "make bench     the speed figures of docs/benchmarks.md (quiet machine, 10 minutes)"
+	@echo "make benchmarks  all tables of docs/benchmarks.md that need no other tool (quiet machine, half an hour)"
 	@echo "make bench-7b  export a 7B-shaped model and measure it (30 GB of disk)"
 	@echo "make bench-engines  build TensorRT-RTX engines and measure it (10 GB of disk)"
 
@@ -57,6 +61,20 @@ docs: $(VENV)/ready
 
 bench: $(CHECKPOINT)/config.json
 	$(BIN)/python benchmarks/chain.py $(CHECKPOINT) --json benchmarks/results/chain.json
+
+# The model in one piece, to hold the chain against.
+$(BENCH)/one-piece: $(CHECKPOINT)/config.json
+	$(BIN)/sparsevlm export $(CHECKPOINT) $@ --method none
+
+benchmarks: bench $(BENCH)/one-piece
+	$(BIN)/sparsevlm bench $(BENCH)/bundle --image examples/digits-vlm/sample/scene.png \
+		--question "What digit is red?" --runners onnxruntime,openvino,openvino:float32 \
+		--budgets none,192,64 --beside $(BENCH)/one-piece --checkpoint $(CHECKPOINT) $(BENCH_GENAI) \
+		--roofline --twice --out benchmarks/results/contenders.json
+	$(BIN)/sparsevlm bench $(BENCH)/bundle --budgets none,0.33 --roofline --rounds 3 \
+		--shape 144x64 --shape 576x64 --shape 1152x64 --shape 2880x64 --shape 576x16 --shape 576x256 \
+		--shape 576x1024 --shape 576x64x4 --shape 576x64x8 --out benchmarks/results/growth.json
+	$(BIN)/python benchmarks/document.py
 
 bench-7b: $(VENV)/ready
 	$(BIN)/python benchmarks/export_7b.py .cache/7b --json benchmarks/results/export_7b.json
