@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,129 +10,20 @@ from typing import Any
 from PIL import Image
 
 from sparsevlm_trt.runtime.errors import BundleError
+from sparsevlm_trt.runtime.image_values import Size, ValueReader
 from sparsevlm_trt.runtime.processor_files import read_json_object
+from sparsevlm_trt.runtime.processor_types import (
+    CROPPING_TYPES,
+    PROCESSOR_TYPES,
+    TYPE_OPTIONS,
+    option_of,
+    processor_type,
+)
 
-__all__ = ["PROCESSOR_TYPES", "ImageConfig", "Size"]
+__all__ = ["ImageConfig"]
 
 _FILES = {"preprocessor_config.json": None, "processor_config.json": "image_processor"}
 _VIDEO_FILES = {"video_preprocessor_config.json": None, "processor_config.json": "video_processor"}
-
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-_COMMON: dict[str, Any] = {
-    "do_convert_rgb": True,
-    "do_resize": True,
-    "resample": int(Image.Resampling.BICUBIC),
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "do_pad": False,
-    "pad_size": None,
-}
-_CLIP = _COMMON | {
-    "size": {"shortest_edge": 224},
-    "do_center_crop": True,
-    "crop_size": {"height": 224, "width": 224},
-    "image_mean": _CLIP_MEAN,
-    "image_std": _CLIP_STD,
-}
-_ONEVISION = _COMMON | {
-    "size": {"height": 384, "width": 384},
-    "do_center_crop": False,
-    "crop_size": None,
-    "image_mean": _CLIP_MEAN,
-    "image_std": _CLIP_STD,
-}
-_QWEN = _ONEVISION | {"size": None}
-_HALF = (0.5, 0.5, 0.5)
-_SIGLIP = _COMMON | {
-    "size": {"height": 224, "width": 224},
-    "do_center_crop": False,
-    "crop_size": None,
-    "image_mean": (0.5, 0.5, 0.5),
-    "image_std": (0.5, 0.5, 0.5),
-}
-
-_SMOLVLM = _QWEN | {
-    "image_mean": _HALF,
-    "image_std": _HALF,
-    "resample": int(Image.Resampling.LANCZOS),
-}
-_SMOLVLM_OPTIONS = {"longest_edge": 4 * 364, "film_edge": 4 * 364, "tile_edge": 364}
-
-# What a key means when the file leaves it out. Source: the class attributes in transformers 5.23.
-PROCESSOR_TYPES: Mapping[str, Mapping[str, Any]] = {
-    "BitImageProcessor": _CLIP,
-    "GotOcr2ImageProcessor": _ONEVISION,
-    "InternVLVideoProcessor": _ONEVISION,
-    "LlavaNextVideoImageProcessor": _CLIP,
-    "LlavaNextVideoVideoProcessor": _CLIP,
-    "VideoLlavaImageProcessor": _CLIP,
-    "VideoLlavaVideoProcessor": _CLIP,
-    "CLIPImageProcessor": _CLIP,
-    "LlavaImageProcessor": _CLIP,
-    "LlavaNextImageProcessor": _CLIP,
-    "LlavaOnevisionImageProcessor": _ONEVISION,
-    "LlavaOnevisionVideoProcessor": _ONEVISION,
-    "Qwen2VLImageProcessor": _QWEN,
-    "Qwen2VLVideoProcessor": _QWEN,
-    "Qwen3VLVideoProcessor": _QWEN
-    | {"image_mean": _HALF, "image_std": _HALF, "cap_pixels_per_frame": False},
-    "SiglipImageProcessor": _SIGLIP,
-    "SmolVLMImageProcessor": _SMOLVLM,
-    "SmolVLMVideoProcessor": _SMOLVLM,
-}
-# Whole numbers that only one type has, with what they are when left out.
-_OPTIONS: Mapping[str, Mapping[str, int]] = {
-    "GotOcr2ImageProcessor": {"min_patches": 1, "max_patches": 12},
-    "Qwen2VLImageProcessor": {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 1280},
-    "Qwen2VLVideoProcessor": {"min_pixels": 128 * 28 * 28, "max_pixels": 28 * 28 * 768},
-    "Qwen3VLVideoProcessor": {
-        "min_pixels": 128 * 32 * 32,
-        "max_pixels": 32 * 32 * 768,
-        "max_video_tokens": 768,
-    },
-    "SmolVLMImageProcessor": _SMOLVLM_OPTIONS,
-    "SmolVLMVideoProcessor": _SMOLVLM_OPTIONS,
-}
-# Where files have those numbers that are not found by their name: keys within keys, first found.
-_NESTED: Mapping[str, Sequence[tuple[str, ...]]] = {
-    "min_pixels": [("size", "shortest_edge"), ("size", "min_pixels")],
-    "max_pixels": [("size", "longest_edge"), ("size", "max_pixels")],
-    "longest_edge": [("size", "longest_edge")],
-    # In this order: `SmolVLMVideoProcessor.__init__`.
-    "film_edge": [("size", "longest_edge"), ("video_sampling", "video_size", "longest_edge")],
-    "tile_edge": [("max_image_size", "longest_edge")],
-}
-# Those that crop an image: their `do_pad` makes numbers of crops equal, not sizes of images.
-_CROPPING = (
-    "LlavaNextImageProcessor",
-    "LlavaNextVideoImageProcessor",
-    "LlavaOnevisionImageProcessor",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A target size in pixels: both sides, or the shorter side with the aspect kept.
-
-    Attributes:
-        height: Pixels down; with `shortest`, the shorter side whichever it is.
-        width: Pixels across; with `shortest`, equal to `height`.
-        shortest: Keep the aspect ratio.
-    """
-
-    height: int
-    width: int
-    shortest: bool = False
-
-    def of(self, width: int, height: int) -> tuple[int, int]:
-        """Give the new (width, height) of an image."""
-        if not self.shortest:
-            return self.width, self.height
-        longer = int(self.height * max(width, height) / min(width, height))
-        return (self.height, longer) if width <= height else (longer, self.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +97,13 @@ class ImageConfig:
             BundleError: An unsupported type, or values that cannot be followed (all named).
         Source: transformers 5.23, the Pillow form of the types in `PROCESSOR_TYPES`.
         """
-        kind = _processor_type(config)
+        kind = processor_type(config)
         defaults = PROCESSOR_TYPES[kind]
         given = {key: config[key] for key in defaults if config.get(key) is not None}
-        read = _Reader({**defaults, **given})
+        read = ValueReader({**defaults, **given})
         normalises, pads = read.flag("do_normalize"), read.flag("do_pad")
         mean = read.channels("image_mean")
-        llava, crops = kind == "LlavaImageProcessor", kind in _CROPPING
+        llava, crops = kind == "LlavaImageProcessor", kind in CROPPING_TYPES
         square = config.get("default_to_square") is True
         # Sizes that depend on the image's are for a layout to find.
         resizes = read.flag("do_resize") and defaults["size"] is not None
@@ -232,8 +122,8 @@ class ImageConfig:
             pad_size=read.size("pad_size", square=True) if pads and read.has("pad_size") else None,
             background=_colour(mean),
             options=tuple(
-                (key, read.count(key, _option(config, key), default))
-                for key, default in _OPTIONS.get(kind, {}).items()
+                (key, read.count(key, option_of(config, key), default))
+                for key, default in TYPE_OPTIONS.get(kind, {}).items()
                 if caps or key != "max_video_tokens"
             ),
         )
@@ -245,105 +135,6 @@ class ImageConfig:
         return result
 
 
-class _Reader:
-    """Reads typed values from a config and keeps every problem it meets."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config = config
-        self.problems: list[str] = []
-
-    def has(self, key: str) -> bool:
-        return self.config[key] is not None
-
-    def flag(self, key: str) -> bool:
-        value = self.config[key]
-        if not isinstance(value, bool):
-            self._note(key)
-        return value is True
-
-    def number(self, key: str) -> float:
-        value = self.config[key]
-        if _is_number(value):
-            return float(value)
-        self._note(key)
-        return 1.0
-
-    def count(self, key: str, value: object, default: int) -> int:
-        if value is None:
-            return default
-        if _is_edge(value):
-            return int(value)  # type: ignore[call-overload,no-any-return]
-        self.problems.append(f"{key} {value!r}")
-        return default
-
-    def channels(self, key: str) -> tuple[float, ...]:
-        value = self.config[key]
-        listed = [value] * 3 if _is_number(value) else value
-        sound = isinstance(listed, (list, tuple)) and all(map(_is_number, listed))
-        if not sound or len(listed) != 3 or (key == "image_std" and 0 in listed):
-            self._note(key)
-            return (1.0, 1.0, 1.0)
-        return tuple(float(one) for one in listed)
-
-    def resample(self, key: str) -> Image.Resampling:
-        try:
-            return Image.Resampling(self.config[key])
-        except ValueError:
-            self._note(key)
-            return Image.Resampling.BICUBIC
-
-    def size(self, key: str, *, square: bool) -> Size:
-        value = self.config[key]
-        if isinstance(value, int):
-            value = {"height": value, "width": value} if square else {"shortest_edge": value}
-        elif isinstance(value, (list, tuple)) and len(value) == 2:
-            value = {"height": value[0], "width": value[1]}
-        edges = dict(value) if isinstance(value, Mapping) else {}
-        keys = {name for name, edge in edges.items() if edge is not None}
-        if all(_is_edge(edges[name]) for name in keys):
-            if keys == {"height", "width"}:
-                return Size(edges["height"], edges["width"])
-            if keys == {"shortest_edge"} and key == "size":
-                return Size(edges["shortest_edge"], edges["shortest_edge"], shortest=True)
-        self._note(key)
-        return Size(1, 1)
-
-    def _note(self, key: str) -> None:
-        self.problems.append(f"{key} {self.config[key]!r}")
-
-
-def _processor_type(config: Mapping[str, Any]) -> str:
-    keys = ("video_processor_type", "image_processor_type", "feature_extractor_type")
-    named = next((config[key] for key in keys if config.get(key)), None)
-    kind = str(named).replace("FeatureExtractor", "ImageProcessor")
-    for suffix in ("Fast", "Pil"):
-        kind = kind.removesuffix(suffix)
-    if kind not in PROCESSOR_TYPES:
-        raise BundleError(
-            f"preprocessor_config.json | got image_processor_type {named!r} | expected one of "
-            f"{', '.join(PROCESSOR_TYPES)} | use a model with one of these"
-        )
-    return kind
-
-
-def _option(config: Mapping[str, Any], key: str) -> object:
-    for path in [(key,), *_NESTED.get(key, ())]:
-        found: object = config
-        for step in path:
-            found = found.get(step) if isinstance(found, Mapping) else None
-        if found is not None:
-            return found
-    return None
-
-
 def _colour(mean: Sequence[float]) -> tuple[int, int, int]:
     red, green, blue = (int(one * 255) for one in mean)
     return red, green, blue
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_edge(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from sparsevlm_ops.rank import numerical_rank, rater_rank
     from sparsevlm_ops.raters import rater_mask, rater_scores
     from sparsevlm_ops.recycling import merge_clusters
-    from sparsevlm_ops.reference import ReferenceResult, ReferenceStage, pruned_generate
+    from sparsevlm_ops.reference import ReferenceResult, pruned_generate
+    from sparsevlm_ops.reference_step import ReferenceStage
     from sparsevlm_ops.scoring import rater_attention, visual_scores
     from sparsevlm_ops.selection import select
     from sparsevlm_ops.steps import step_of
@@ -87,7 +88,7 @@ __all__ = [
 _NEEDS_TORCH = {
     "Pruned": "prune",
     "ReferenceResult": "reference",
-    "ReferenceStage": "reference",
+    "ReferenceStage": "reference_step",
     "gravity_scores": "gravity",
     "gravity_weights": "gravity",
     "keep_step": "keep",

@@ -13,18 +13,13 @@ from torch import Tensor, nn
 
 from sparsevlm_ops.cells import Grid, block_grid
 from sparsevlm_ops.eager_layer import LayerCache, run_layer
-from sparsevlm_ops.gravity import gravity_weights
-from sparsevlm_ops.heads import DEFAULT_NUM_HEADS, count_heads
+from sparsevlm_ops.heads import DEFAULT_NUM_HEADS
 from sparsevlm_ops.host_scores import HOST_RULES
 from sparsevlm_ops.methods import Judge, Method, Positions, get_method
 from sparsevlm_ops.rank_rule import RankRule
-from sparsevlm_ops.raters import rater_mask, rater_scores
-from sparsevlm_ops.recycling import clusters, merge_clusters
+from sparsevlm_ops.reference_scores import above_all, find_voters, looking_heads
+from sparsevlm_ops.reference_step import ReferenceStage, reference_step
 from sparsevlm_ops.schedule import BoundaryCounts, Schedule, boundary_counts
-from sparsevlm_ops.selection import select
-
-# Above any score: attention is a probability, and no correction of it comes near.
-WORD_SCORE = 1e6
 
 
 class CausalModel(Protocol):
@@ -33,33 +28,6 @@ class CausalModel(Protocol):
     def get_decoder(self) -> Any: ...  # noqa: D102
     def get_input_embeddings(self) -> nn.Module: ...  # noqa: D102
     def get_output_embeddings(self) -> nn.Module: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReferenceStage:
-    """What happened at one boundary.
-
-    Attributes:
-        layer: The pruning layer.
-        scores: Visual scores, `[V]`, float32; a replay's own where it gives scores.
-        kept: `[K]`, ascending, relative to this stage's visual block.
-        merge_candidates: `[M]`, descending by score; all tokens, in order, where all are pooled.
-        merged: Merged tokens, `[C, N]`.
-        hidden: Input of the next layer, `[S', N]`.
-        position_ids: From the next layer on, `[S']`.
-        num_visual_in: V before.
-        num_visual_out: K + C.
-    """
-
-    layer: int
-    scores: Tensor
-    kept: Tensor
-    merge_candidates: Tensor
-    merged: Tensor
-    hidden: Tensor
-    position_ids: Tensor
-    num_visual_in: int
-    num_visual_out: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,7 +132,7 @@ def pruned_generate(
         )
 
     # Who votes is settled once, from the raw embeddings; only text after the image does.
-    voters, scores = _voters(inputs_embeds, P, V, fixed, rules.judge)
+    voters, scores = find_voters(inputs_embeds, P, V, fixed, rules.judge)
 
     hidden = inputs_embeds
     numbers = torch.arange(length, device=hidden.device)[None]
@@ -186,7 +154,7 @@ def pruned_generate(
             rows = probabilities[0, :, P + V + voters, P : P + V].float()  # [H, R, V]
             if rules.scoring == "gravity":
                 at_voters, at_visual = numbers[0, P + V + voters], numbers[0, P : P + V]
-                rows = _looking_heads(decoder, rows, at_voters, at_visual, num_heads)
+                rows = looking_heads(decoder, rows, at_voters, at_visual, num_heads)
             own = rows.mean(dim=(0, 1))[None]
         step = steps[index]
         if step is None:
@@ -196,8 +164,8 @@ def pruned_generate(
             if not step.prunes:
                 continue
         decision = decisions.pop(0) if decisions else None
-        own = _above_all(own, fixed, V)
-        stage = _prune(rules, step, hidden[0], numbers[0], own, P, decision, len(fixed))
+        own = above_all(own, fixed, V)
+        stage = reference_step(rules, step, hidden[0], numbers[0], own, P, decision, len(fixed))
         fixed = torch.searchsorted(stage.kept, fixed)
         stages.append(stage)
         hidden, numbers, V = stage.hidden[None], stage.position_ids[None], stage.num_visual_out
@@ -266,120 +234,3 @@ def _host_scores(
         return {}
     scores = rule([step for step in steps.values() if step is not None], grid, seed)
     return {layer: torch.from_numpy(rows) for layer, rows in zip(steps, scores, strict=True)}
-
-
-def _looking_heads(
-    decoder: Any, rows: Tensor, at_voters: Tensor, at_visual: Tensor, num_heads: int | float
-) -> Tensor:
-    """Divide attention `[H, R, V]` by what rotation favours, and take the heads that look most."""
-    inv_freq = decoder.rotary_emb.inv_freq.double()
-    head_dim = decoder.layers[0].self_attn.head_dim
-    table = gravity_weights(inv_freq, head_dim, decoder.config.max_position_embeddings)
-    distance = (at_voters[:, None] - at_visual[None, :]).abs().clamp(max=len(table) - 1)
-    # Written out per pair, where the graph looks it up: the sum over a unit vector's rotations.
-    turned = torch.cos(distance[..., None].double() * inv_freq).sum(dim=-1)
-    favour = (2 * turned + head_dim - 2 * len(inv_freq)) / head_dim**0.5
-    corrected = rows.double() / favour
-    looking = corrected.sum(dim=(1, 2)).argsort(descending=True, stable=True)
-    chosen: Tensor = corrected[looking[: count_heads(num_heads, len(rows))]]
-    return chosen.float()
-
-
-def _voters(
-    inputs_embeds: Tensor, prefix_length: int, num_visual: int, words: Tensor, judge: Judge
-) -> tuple[Tensor, Tensor]:
-    """Find the rows that vote by attention, and the scores that chose them."""
-    after, length = prefix_length + num_visual, inputs_embeds.shape[1]
-    nothing = inputs_embeds.new_zeros(0)
-    if judge not in ("raters", "last_token") or not num_visual:
-        return nothing.to(torch.int64), nothing
-    if judge == "last_token" or after == length:
-        # A prompt that ends with its image is rated by its last token too: the row that the answer
-        # is made from.
-        return torch.tensor([length - after - 1], device=inputs_embeds.device), nothing
-    is_visual = torch.ones(num_visual, dtype=torch.bool, device=words.device)
-    is_visual[words] = False
-    visual = inputs_embeds[:, prefix_length:after][:, is_visual]
-    scores = rater_scores(visual, inputs_embeds[:, after:])
-    return rater_mask(scores)[0].nonzero()[:, 0], scores[0]
-
-
-def _above_all(scores: Tensor, words: Tensor, num_visual: int) -> Tensor:
-    """Lift words above visual tokens, `[1, V]`; scores may be those of visual tokens alone."""
-    if not len(words):
-        return scores
-    lifted = scores.new_full((1, num_visual), WORD_SCORE)
-    is_visual = torch.ones(num_visual, dtype=torch.bool, device=words.device)
-    is_visual[words] = False
-    lifted[:, is_visual] = scores if scores.shape[1] < num_visual else scores[:, is_visual]
-    return lifted
-
-
-def _prune(
-    rules: Method,
-    counts: BoundaryCounts,
-    hidden: Tensor,
-    positions: Tensor,
-    scores: Tensor,
-    prefix_length: int,
-    replay: Tensor | None,
-    num_words: int,
-) -> ReferenceStage:
-    """Keep, merge and rejoin: hidden `[S, N]`, positions `[S]`, scores `[1, V]`."""
-    P, V, K = prefix_length, counts.num_in + num_words, counts.num_kept + num_words
-    ranked = scores
-    if replay is not None and replay.is_floating_point():
-        ranked = scores = replay.reshape(1, V).to(scores)
-    elif replay is not None:
-        if replay.numel() != K:
-            raise ValueError(
-                f"replay | got {replay.numel()} kept tokens at layer {counts.layer} | expected "
-                f"{K} | replay them with the schedule they were made with"
-            )
-        ranked = scores.index_fill(1, replay.reshape(-1).to(scores.device), torch.inf)
-    prefix, visual, suffix = hidden[:P], hidden[P : P + V], hidden[P + V :]
-    if rules.pools:
-        kept = torch.arange(0, device=hidden.device)
-        candidates = torch.arange(V, device=hidden.device)
-        cells = [visual[scores[0] == cell] for cell in range(counts.num_merged)]
-        merged = torch.stack([cell.float().mean(dim=0) for cell in cells]).to(hidden.dtype)
-    else:
-        kept, candidates = (rows[0] for rows in select(ranked, K, counts.num_candidates))
-        merged = visual[:0]
-    if rules.recycles:
-        merged = merge_clusters(visual[candidates][None], counts.num_merged)[0]
-    following = torch.cat([prefix, visual[kept], merged, suffix])
-    next_positions = positions[: len(following)]
-    if rules.positions == "original":
-        block = positions[P : P + V]
-        numbers = _merged_positions(rules, counts, block, visual, candidates, scores[0])
-        next_positions = torch.cat([positions[:P], block[kept], numbers, positions[P + V :]])
-    return ReferenceStage(
-        layer=counts.layer,
-        scores=scores[0],
-        kept=kept,
-        merge_candidates=candidates,
-        merged=merged,
-        hidden=following,
-        position_ids=next_positions,
-        num_visual_in=V,
-        num_visual_out=K + len(merged),
-    )
-
-
-def _merged_positions(
-    rules: Method,
-    counts: BoundaryCounts,
-    positions: Tensor,
-    visual: Tensor,
-    candidates: Tensor,
-    scores: Tensor,
-) -> Tensor:
-    """Find where merged tokens stand: at their cluster's centre, or amid their cell."""
-    if rules.pools:
-        cells = [positions[scores == cell] for cell in range(counts.num_merged)]
-        return torch.stack([cell.sum() // len(cell) for cell in cells])
-    if not rules.recycles:
-        return positions[:0]
-    centres = clusters(visual[candidates][None], counts.num_merged)[0]
-    return positions[candidates[centres[0]]]

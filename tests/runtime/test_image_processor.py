@@ -11,8 +11,9 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from sparsevlm_trt.runtime.errors import BundleError, InputError
-from sparsevlm_trt.runtime.image_config import ImageConfig, Size
+from sparsevlm_trt.runtime.image_config import ImageConfig
 from sparsevlm_trt.runtime.image_processor import ImageProcessor
+from sparsevlm_trt.runtime.image_values import Size
 
 TOLERANCE = 1e-5  # The arithmetic is the same; only the order of float32 operations could differ.
 SMALL = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
