@@ -197,5 +197,11 @@ def _shift_for(peak: float) -> int:
 
 
 def _kind(graph: str) -> str:
-    """What names a node besides its own name: layers say which they are, wherever the cut is."""
-    return "stages" if graph.startswith("stage_") else graph
+    """What names a node besides its own name.
+
+    Layers say which they are, wherever the cut is; a tower of frames, which a scan of images does
+    not see, is given what the same nodes of the tower of images need.
+    """
+    if graph.startswith("stage_"):
+        return "stages"
+    return "towers" if graph in ("vision", "video") else graph

@@ -41,6 +41,16 @@ def test_logits_stay_near(bundle_of, quantized, questions, scheme):
     assert 0 < noise < MOST_NOISE[scheme]
 
 
+def test_a_bundle_that_was_made_to_hold_in_float16(mended, questions, tmp_path):
+    # Scaled hidden states, and islands whose weights stay what they are.
+    expected = logits_of(mended / "float32", questions)
+    source, out = Bundle.open(mended / "float16"), tmp_path / "bundle"
+    quantize_bundle(source, out, find_scheme("int8"), read_samples(questions))
+    assert Bundle.open(out).manifest.model.residual_shift == 5
+    noise = np.square(logits_of(out, questions) - expected).sum() / np.square(expected).sum()
+    assert 0 < noise < MOST_NOISE["int8"]
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_graphs_are_standard_and_symmetric(quantized, scheme):
     bundle = quantized(scheme)

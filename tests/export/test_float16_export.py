@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
 from click.testing import CliRunner
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from reference_runner import ReferenceRunner
 
@@ -140,6 +142,34 @@ def test_what_an_export_did_is_safe(mended):
     assert unsafe_peaks(again, report) == []
 
 
+def test_islands_are_found_wherever_the_cut_is_and_in_the_tower_of_frames():
+    layer = Peak("stage_2", "layers.5.mlp.gate_proj/MatMul", "t", "MatMul", 1e5, "island")
+    tower = Peak("vision", "tower/Add", "t", "Add", 1e5, "island")
+    plan = Float16Plan(scan_of(layer, tower))
+    for graph, node in (("stage_1", layer.node), ("vision", tower.node), ("video", tower.node)):
+        plan.widen(graph, model_of(node))
+    report = plan.report(Path("peaks.json"))
+    assert report.islands == {
+        "stage_1": (layer.node, "last"),
+        "vision": (tower.node, "last"),
+        "video": (tower.node, "last"),
+    }
+    assert "2 nodes of video in float32, as tower/Add reaches 1e+05" in report.spell()
+
+
+def model_of(name: str) -> ir.Model:
+    """Two nodes in half precision, the first so named."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Abs", ["x"], ["made"], name=name),
+        helper.make_node("Neg", ["made"], ["y"], name="last"),
+    ]
+    half = TensorProto.FLOAT16
+    graph = helper.make_graph(nodes, "g", [value("x", half, ["n"])], [value("y", half, ["n"])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model))
+
+
 def test_more_than_the_weights_can_bear_is_refused():
     with pytest.raises(ExportError, match="--dtype float32"):
         Float16Plan(scan_of(residual_peak=1e9))
@@ -148,7 +178,7 @@ def test_more_than_the_weights_can_bear_is_refused():
 def test_nodes_that_no_graph_has_are_named():
     peak = Peak("vision", "tower/Nowhere", "t", "Add", 1e5, "island")
     plan = Float16Plan(scan_of(peak))
-    with pytest.raises(ExportError, match="vision has no node tower/Nowhere"):
+    with pytest.raises(ExportError, match="towers has no node tower/Nowhere"):
         plan.report(Path("peaks.json"))
 
 
