@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import align
@@ -174,11 +174,6 @@ def run_phase(
     report(trainee, scenes, log, phase=phase.name, is_shuffled=True)
 
 
-def share_of(images: int, share: float, batch: int) -> int:
-    """Return a share of a number of pictures, in whole batches and at least one."""
-    return max(round(images * share / batch), 1) * batch
-
-
 def is_finished(phase: Phase, work: Path) -> bool:
     """Tell whether the saved state of a phase has seen all its images."""
     state_file = work / f"{phase.name}.pt"
@@ -213,10 +208,10 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--share",
-        type=float,
-        default=1.0,
-        help="share of the pictures to train on, in every phase; 0.5 takes half the time",
+        "--align-images",
+        type=int,
+        default=ALIGN_IMAGES,
+        help="pictures of the alignment; fewer save most of the time and name fewer patches",
     )
     parser.add_argument("--heldout", type=int, default=20, help="held-out scenes per report")
     parser.add_argument("--every", type=int, default=400, help="training images between reports")
@@ -228,19 +223,17 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     log = Log(args.work / "log.jsonl")
     samples = {split: load_samples(split, args.cache) for split in ("train", "heldout")}
-    align_images = share_of(ALIGN_IMAGES, args.share, align.BATCH_IMAGES)
     aligned = args.work / f"{ALIGNED}.safetensors"
     if not aligned.exists():
         trainees = [Trainee.from_packages(n, args.cache, args.device) for n in GRIDS]
         train_scenes = SceneBatches(
-            samples["train"], args.seed, "train", 0, align_images, align.BATCH_IMAGES
+            samples["train"], args.seed, "train", 0, args.align_images, align.BATCH_IMAGES
         )
         held_out = SceneBatches(samples["heldout"], args.seed, "heldout", 0, 40, BATCH_IMAGES)
         align.align(trainees, train_scenes, held_out, args.workers, log)
-        trainees[0].save(aligned, align_images)
-    first_image = align_images
-    for whole in PHASES:
-        phase = replace(whole, images=share_of(whole.images, args.share, BATCH_IMAGES))
+        trainees[0].save(aligned, args.align_images)
+    first_image = args.align_images
+    for phase in PHASES:
         if not is_finished(phase, args.work):
             trainee = Trainee.from_packages(phase.num_visual, args.cache, args.device)
             trainee.load(args.work / f"{phase.after}.safetensors")
