@@ -1,12 +1,16 @@
 """Build TensorRT-RTX engines of the demo model and of a 7B-shaped one, and measure what it takes.
 
     python benchmarks/engines.py WORKDIR --demo CHECKPOINT [--json FILE] [--only demo|7b]
+    python benchmarks/engines.py WORKDIR --only quantized --quantized BUNDLE... [--json FILE]
 
 Every graph of the demo model, and of a model of LLaVA-1.5-7B's shape the vision tower, the
 embedding, a prune step and the first two stages (random weights; eight layers are exported, which
 leaves these graphs as they are in the whole model). For each engine: plan over weights, forecast
 over measured peak memory, and fused attention by the builder's scratch memory. Needs 10 GB of disk
 for the 7B shape. No engine is executed: a host without a GPU will do.
+
+Of quantised bundles every graph is built, and the plans of a scheme are held against its weights:
+a builder that unpacks them makes plans of the unquantised size.
 """
 
 from __future__ import annotations
@@ -120,7 +124,10 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
 @click.command()
 @click.argument("workdir", type=click.Path(path_type=Path))
 @click.option("--demo", type=click.Path(path_type=Path), help="The demo model's checkpoint.")
-@click.option("--only", type=click.Choice(["demo", "7b"]), help="Leave the other out.")
+@click.option("--only", type=click.Choice(["demo", "7b", "quantized"]), help="Leave out the rest.")
+@click.option(
+    "--quantized", multiple=True, type=click.Path(path_type=Path), help="A bundle; repeatable."
+)
 @click.option(
     "--attention", is_flag=True, help="Build each stage once more to judge its attention."
 )
@@ -130,6 +137,7 @@ def main(
     workdir: Path,
     demo: Path | None,
     only: str | None,
+    quantized: tuple[Path, ...],
     attention: bool,
     capability: tuple[str, ...],
     json_file: Path | None,
@@ -138,7 +146,7 @@ def main(
     workdir.mkdir(parents=True, exist_ok=True)
     options = ("--capability", ",".join(capability)) if capability else ()
     result: dict[str, Any] = {"machine": platform.processor() or platform.machine()}
-    if only != "7b":
+    if only in (None, "demo"):
         if demo is None:
             raise click.UsageError("Give the demo model's checkpoint, or --only 7b.")
         bundle = workdir / "demo-float16"
@@ -150,7 +158,7 @@ def main(
         if attention:
             judge(bundle, result["demo"])
         show("Demo model, 135 M parameters", result["demo"])
-    if only != "demo":
+    if only in (None, "7b"):
         checkpoint, bundle = workdir / "7b-shape", workdir / "7b-float16"
         if not bundle.is_dir():
             if not checkpoint.is_dir():
@@ -168,6 +176,8 @@ def main(
         # 16 layers in the longest stage of the whole model; the head weighs what embed does.
         result["longest_stage_bytes"] = 16 * layer_bytes
         result["whole_model_bytes"] = LAYERS_7B * layer_bytes + sum(others) + others[1]
+    if quantized and only in (None, "quantized"):
+        result |= build_quantized(quantized, options)
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     missed = [
@@ -178,6 +188,32 @@ def main(
     ]
     if missed:
         sys.exit("missed: " + "; ".join(missed))
+
+
+def build_quantized(bundles: tuple[Path, ...], options: tuple[str, ...]) -> dict[str, Any]:
+    """Build all graphs of quantised bundles, and hold the plans of each against its weights."""
+    schemes: dict[str, list[dict[str, Any]]] = {}
+    version = ""
+    for path in bundles:
+        told = Bundle.open(path, verify=False).manifest.quantization
+        name = told.scheme if told else "float16"
+        report = compile_bundle(path, (), options)
+        version = report["machine"]["version"]
+        # Methods that share a graph share its engine: it is counted once.
+        schemes[name] = [
+            row for row in rows_of(report) if report["engines"][row["graph"]]["how"] != "shared"
+        ]
+    click.echo("\n| scheme | graphs | weights MB | plans MB | over weights MB |")
+    click.echo("|---|---|---|---|---|")
+    for name, rows in schemes.items():
+        weights, plans = (sum(row[key] for row in rows) for key in ("weight_bytes", "plan_bytes"))
+        click.echo(
+            f"| {name} | {len(rows)} | {weights / 1e6:.1f} | {plans / 1e6:.1f} | "
+            f"{(plans - weights) / 1e6:+.1f} |"
+        )
+    for name, rows in schemes.items():
+        show(name, rows)
+    return {"version": version, "quantized": schemes}
 
 
 def export(checkpoint: Path, bundle: Path) -> None:

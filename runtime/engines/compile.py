@@ -41,12 +41,20 @@ def check_precision(bundle: Bundle, target: str) -> None:
     Raises:
         EngineError: With the export that makes one that can be built.
     """
-    model = bundle.manifest.model
-    if model.dtype == "float32":
-        raise EngineError(
-            f"bundle {bundle.path} | float32 | expected float16: {target} has no fused attention "
-            f"for float32 | sparsevlm export {model.source} {bundle.path}-float16 --dtype float16"
+    model, told = bundle.manifest.model, bundle.manifest.quantization
+    if model.dtype != "float32":
+        return
+    made = f"{bundle.path}-float16"
+    remedy = f"sparsevlm export {model.source} {made} --dtype float16"
+    if told is not None:  # what is not quantised in it is float32: attention
+        remedy += (
+            f", then sparsevlm calibrate quantize {made} {made}-{told.scheme} --scheme "
+            f"{told.scheme} --data FILE, with the same questions"
         )
+    raise EngineError(
+        f"bundle {bundle.path} | float32 | expected float16: {target} has no fused attention "
+        f"for float32 | {remedy}"
+    )
 
 
 class CompileJob:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,10 @@ from click.testing import CliRunner, Result
 
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.cli import main
+from sparsevlm_trt.runtime.engines.compile import check_precision
 from sparsevlm_trt.runtime.engines.folder import EngineFolder
+from sparsevlm_trt.runtime.errors import EngineError
+from sparsevlm_trt.runtime.manifest import QuantizationSpec
 
 pytestmark = [
     pytest.mark.tensorrt,
@@ -75,6 +79,14 @@ def test_float32_is_refused_with_the_export_command(bundle_of):
     assert result.exit_code == 1
     assert "--dtype float16" in result.stderr
     assert "sparsevlm export" in result.stderr
+
+
+def test_a_quantised_float32_bundle_is_told_how_to_start_over(bundle_of):
+    bundle = Bundle.open(bundle_of(), verify=False)
+    told = QuantizationSpec("int8", "0" * 64, "0" * 64, 8, "0" * 64, 12, ())
+    manifest = replace(bundle.manifest, quantization=told)
+    with pytest.raises(EngineError, match=r"--dtype float16, then .* quantize .* --scheme int8"):
+        check_precision(replace(bundle, manifest=manifest), "tensorrt-rtx")
 
 
 @pytest.mark.parametrize(
