@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md from the results beside this file.
+"""Write the tables of docs/benchmarks.md and others from the results beside this file.
 
     python benchmarks/document.py [--check]
 
@@ -23,6 +23,7 @@ from sparsevlm_trt.runtime.bench.roofline import DECODE
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/benchmarks.md"
+PAGES = (PAGE, ROOT / "docs/calibration.md")
 RESULTS = Path(__file__).parent / "results"
 REGION = re.compile(r"(<!-- results/([\w.-]+)\.json -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -77,22 +78,45 @@ def chain(result: Result) -> str:
 
 
 def engines(result: Result) -> str:
-    """TensorRT-RTX engines of a 7B shape."""
-    header = ["graph", "weights MB", "plan MB", "over weights", "peak memory MB"]
-    header += ["over the forecast", "built in s"]
+    """TensorRT-RTX engines of a 7B shape, and those of the demo model that have weights."""
+    header = ["model", "graph", "weights MB", "plan MB", "over weights", "peak memory MB"]
+    header += ["over the forecast", "attention", "built in s"]
+    weighty = [row for row in result["demo"] if row["weight_bytes"] > 1e5]
     return markdown(
         header,
         (
             [
+                model,
                 row["graph"],
                 f"{row['weight_bytes'] / 1e6:.1f}",
                 f"{row['plan_bytes'] / 1e6:.1f}",
                 f"{row['plan_over_weights']:+.1%}" if row["weight_bytes"] > 1e5 else "-",
                 f"{row['peak_bytes'] / 1e6:.0f}",
                 f"{row['peak_over_forecast']:+.1%}",
+                row["attention"] or "-",
                 f"{row['build_ms'] / 1e3:.0f}",
             ]
-            for row in result["7b"]
+            for model, rows in (("7B", result["7b"]), ("demo", weighty))
+            for row in rows
+        ),
+    )
+
+
+def engines_quantized(result: Result) -> str:
+    """What quantised bundles weigh in TensorRT's plans, all engines of a scheme together."""
+    order = ("float16", "int8", "int8-weight", "fp8", "int4-weight")
+    header = ["scheme", "weights MB", "weights in the plans MB", "plans MB", "the rest MB"]
+    return markdown(
+        header,
+        (
+            [scheme, *(f"{size:.1f}" for size in (weights, kept, plans, plans - kept))]
+            for scheme in order
+            for weights, kept, plans in [
+                [
+                    sum(row[key] for row in result["quantized"][scheme]) / 1e6
+                    for key in ("weight_bytes", "kept_bytes", "plan_bytes")
+                ]
+            ]
         ),
     )
 
@@ -167,6 +191,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "chain": chain,
     "contenders": contenders,
     "engines": engines,
+    "engines_quantized": engines_quantized,
     "export_7b": export_7b,
     "growth": growth,
 }
@@ -185,13 +210,15 @@ def written(page: str) -> str:
 @click.command()
 @click.option("--check", is_flag=True, help="Write nothing; fail where the page would change.")
 def main(check: bool) -> None:
-    """Bring docs/benchmarks.md up to date with benchmarks/results."""
-    page = PAGE.read_text(encoding="utf-8")
-    new = written(page)
-    if check and new != page:
-        sys.exit("docs/benchmarks.md is not what its results say: run benchmarks/document.py")
-    if not check:
-        PAGE.write_text(new, encoding="utf-8")
+    """Bring the pages up to date with benchmarks/results."""
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        new = written(page)
+        if check and new != page:
+            place = path.relative_to(ROOT)
+            sys.exit(f"{place} is not what its results say: run benchmarks/document.py")
+        if not check:
+            path.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

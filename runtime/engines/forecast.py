@@ -16,6 +16,8 @@ __all__ = ["EngineForecast", "forecast_engine"]
 
 # Bytes of kernels: of a graph of this kind, and of each of its layers.
 _KERNELS = {"stage": (2_000_000, 300_000), "vision": (900_000, 200_000), "ends": (200_000, 0)}
+# What Q and DQ add to each layer.
+_QUANTIZED = {"stage": 400_000, "vision": 250_000}
 # Graphs without layers compile to about so many bytes for each byte of their nodes.
 _SMALL_KERNELS, _KERNEL_BYTES_BY_NODE_BYTE, _MOST_NODE_BYTES = 400_000, 170, 17_000
 # Peak memory: of a process that builds anything, of each layer, and for each byte of weights.
@@ -57,6 +59,7 @@ def _kernel_bytes(manifest: Manifest, graph: str, layers: int) -> int:
     kind = "stage" if graph in stages else "ends" if graph in ("embed", "head") else graph
     if kind in _KERNELS:
         base, each = _KERNELS[kind]
+        each += _QUANTIZED.get(kind, 0) if manifest.quantization else 0
         return base + layers * each
     nodes = min(manifest.graphs[graph].size_bytes, _MOST_NODE_BYTES)
     return _SMALL_KERNELS + _KERNEL_BYTES_BY_NODE_BYTE * nodes

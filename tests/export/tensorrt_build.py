@@ -12,6 +12,7 @@ import sys
 
 import tensorrt
 
+WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 SCRATCH = re.compile(r"Scratch Memory: (\d+) bytes")
 
 
@@ -49,6 +50,7 @@ def build(graph: str, shapes: Ranges, values: Ranges) -> dict[str, object]:
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
+    weights = [int(n) for _, line in log.lines for n in WEIGHTS.findall(line)]
     scratch = [int(n) for _, line in log.lines for n in SCRATCH.findall(line)]
     return {
         "parsed": True,
@@ -59,6 +61,7 @@ def build(graph: str, shapes: Ranges, values: Ranges) -> dict[str, object]:
         "inputs": [network.get_input(i).name for i in range(network.num_inputs)],
         "shape_tensors": shape_tensors,
         "scratch_bytes": max(scratch, default=0),
+        "weight_bytes": max(weights, default=0),
     }
 
 
