@@ -3,7 +3,7 @@
     python benchmarks/when_not_to_prune.py BUNDLE --data questions.jsonl --limit 100
 
 Greedy answers, each scored right where it equals the accepted one. Writes the table as Markdown to
-standard output, and with every count as JSON to --out.
+standard output, and with every count as JSON to --out, where cases of an earlier run stay.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ CASES: tuple[tuple[str, Options], ...] = (
     ("sparsevlm 192", {"budget": 192}),
     ("sparsevlm 64", {"budget": 64}),
     ("sparsevlm 64, original positions", {"budget": 64, "positions": "original"}),
+    ("sparsevlm 192, original positions", {"budget": 192, "positions": "original"}),
+    ("sparsevlm 128, original positions", {"budget": 128, "positions": "original"}),
+    ("sparsevlm 96, original positions", {"budget": 96, "positions": "original"}),
+    ("sparsevlm 32, original positions", {"budget": 32, "positions": "original"}),
     ("sparsevlm+ 64", {"method": "sparsevlm+", "budget": 64}),
     (
         "sparsevlm+ 64, compact positions",
@@ -50,12 +54,14 @@ def read_questions(data: Path, limit: int | None) -> list[dict[str, Any]]:
 
 
 def measure(
-    session: Session, rows: Sequence[dict[str, Any]], folder: Path
+    session: Session, rows: Sequence[dict[str, Any]], folder: Path, wanted: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Ask every question in every case, and count."""
+    """Ask every question in every case that is wanted, or in all, and count."""
     num_layers = session.bundle.manifest.model.num_layers
     found = []
     for name, options in CASES:
+        if wanted and name not in wanted:
+            continue
         right: dict[str, int] = defaultdict(int)
         asked: dict[str, int] = defaultdict(int)
         tokens = 0.0
@@ -109,13 +115,25 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True))
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--limit", type=int, help="Ask about so many questions, all kinds alike.")
+@click.option("--case", "wanted", multiple=True, help="Measure this case alone; repeatable.")
 @click.option("--threads", type=int, default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path))
-def main(bundle: Path, data: Path, limit: int | None, threads: int, out: Path | None) -> None:
+def main(
+    bundle: Path,
+    data: Path,
+    limit: int | None,
+    wanted: tuple[str, ...],
+    threads: int,
+    out: Path | None,
+) -> None:
     """Measure BUNDLE."""
     rows = read_questions(data, limit)
     with Session.load(bundle, threads=threads, image_cache_bytes=0) as session:
-        found = measure(session, rows, data.parent)
+        found = measure(session, rows, data.parent, wanted)
+    if out is not None and out.exists():
+        new = {case["case"]: case for case in found}
+        old = {case["case"]: case for case in json.loads(out.read_text())["cases"]}
+        found = [{**old, **new}[name] for name, _ in CASES if name in {**old, **new}]
     click.echo(table(found))
     if out is not None:
         report = {

@@ -66,6 +66,14 @@ calibrate.add_command(budget)
     help="Budgets, or none, that take turns meanwhile.  [default: the bundle's plan]",
 )
 @click.option(
+    "--rounding",
+    type=click.Choice(["compensated", "nearest"]),
+    default="compensated",
+    show_default=True,
+    help="Make up for the errors of rounded weights, or not: less memory and time, more noise; "
+    "fp8 always takes the nearest.",
+)
+@click.option(
     "--kv-cache",
     type=click.Choice(["int8"]),
     help="Remember keys and values in this type.  [default: the model's]",
@@ -92,6 +100,7 @@ def quantize(
     data: Path,
     limit: int,
     budgets: tuple[int | None, ...],
+    rounding: str,
     kv_cache: str | None,
     keep: int,
     threads: int | None,
@@ -119,7 +128,7 @@ def quantize(
         quantize_bundle(
             source,
             out,
-            find_scheme(scheme),
+            find_scheme(scheme, to_nearest=rounding == "nearest"),
             samples,
             budgets=budgets,
             num_kept=keep,

@@ -25,11 +25,14 @@ from sparsevlm_trt.export.bundle_writer import BundleWriter
 from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, Bundle
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.manifest import GraphSpec, QuantizationSpec
+from sparsevlm_trt.runtime.memory import Memory, read_memory
 from sparsevlm_trt.runtime.strict_json import json_text
+from sparsevlm_trt.runtime.units import spell_bytes
 
 __all__ = ["Fitted", "fit_bundle", "noisiest", "quantize_bundle", "write_quantized"]
 
 Progress = Callable[[str, int, int], None]
+MOMENT_BYTES = 4  # float32, one for every pair of an activation's channels
 RANGES_FILE = "reports/quantization-ranges.json"
 
 
@@ -117,7 +120,13 @@ def fit_bundle(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
-    """Watch a bundle on the data and find each site's scales."""
+    """Watch a bundle on the data and find each site's scales.
+
+    Raises:
+        InputError: The second moments that the scheme needs do not fit in memory.
+    """
+    if scheme.compensates:
+        _check_memory(bundle, read_memory())
     collected = collect(
         bundle, samples, budgets, moments=scheme.compensates, threads=threads, progress=progress
     )
@@ -207,6 +216,26 @@ def write_quantized(
             ),
         )
         return writer.finish(manifest)
+
+
+def _check_memory(bundle: Bundle, memory: Memory) -> None:
+    """Refuse second moments that cannot fit, before anything is asked."""
+    needed = 0
+    for graph in bundle.manifest.graphs:
+        for site in find_sites(graph, load_model(bundle, graph)):
+            linear = site.linears[0]
+            tensor = linear.weight.const_value
+            assert tensor is not None
+            num_inputs = int(tensor.shape[1 if linear.transposed else 0])
+            needed += num_inputs**2 * MOMENT_BYTES
+    limits = (memory.available_bytes, memory.limit_bytes)
+    room = min((size for size in limits if size is not None), default=None)
+    if room is not None and needed > room:
+        raise InputError(
+            f"bundle {bundle.path} | second moments of its activations take {spell_bytes(needed)} "
+            f"| expected {spell_bytes(room)} at most, the memory that is free | --rounding "
+            "nearest, or a machine with more memory"
+        )
 
 
 def _ranges(

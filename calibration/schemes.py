@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
@@ -47,7 +47,8 @@ class Scheme:
         weights: Format of the weights.
         activations: Format of what they are multiplied with, one scale a tensor; None leaves it.
         block_size: Inputs of an output channel that share a scale; None: all of them.
-        compensates: Whether rounding errors of a weight are made up for by those not rounded yet.
+        compensates: Whether rounding errors of a weight are made up for by those not rounded yet;
+            takes second moments of every activation.
         summary: What it is for, in a line.
     """
 
@@ -62,16 +63,20 @@ class Scheme:
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
-        Scheme("int8", INT8, INT8, None, False, "weights and activations: CPUs and GPUs"),
-        Scheme("int8-weight", INT8, None, None, False, "weights only: decoding, least loss"),
+        Scheme("int8", INT8, INT8, None, True, "weights and activations: CPUs and GPUs"),
+        Scheme("int8-weight", INT8, None, None, True, "weights only: decoding, least loss"),
         Scheme("int4-weight", INT4, None, 32, True, "weights only: the smallest"),
         Scheme("fp8", FP8, FP8, None, False, "weights and activations: GPUs from Ada on"),
     )
 }
 
 
-def find_scheme(name: str) -> Scheme:
+def find_scheme(name: str, *, to_nearest: bool = False) -> Scheme:
     """Look a scheme up.
+
+    Args:
+        name: One of `SCHEMES`.
+        to_nearest: Round weights to the nearest code, whatever the scheme does by itself.
 
     Raises:
         InputError: There is no such scheme.
@@ -81,4 +86,4 @@ def find_scheme(name: str) -> Scheme:
         raise InputError(
             f"scheme | got {name!r} | expected one of: {', '.join(SCHEMES)} | name one of them"
         )
-    return scheme
+    return replace(scheme, compensates=False) if to_nearest else scheme

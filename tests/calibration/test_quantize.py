@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from sparsevlm_trt.calibration import quantize
 from sparsevlm_trt.calibration.quantize import quantize_bundle
 from sparsevlm_trt.calibration.samples import read_samples
 from sparsevlm_trt.calibration.schemes import SCHEMES, find_scheme
@@ -14,6 +15,7 @@ from sparsevlm_trt.runtime import Session
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.evaluation.questions import read_questions
+from sparsevlm_trt.runtime.memory import Memory
 
 # Of the energy of the logits; random weights are harder to round than trained ones.
 MOST_NOISE = {"int8": 0.02, "int8-weight": 0.005, "int4-weight": 0.15, "fp8": 0.06}
@@ -103,3 +105,19 @@ def test_a_quantised_bundle_is_not_quantised_again(quantized, questions, tmp_pat
             quantized("int8"), tmp_path / "twice", find_scheme("int8"), read_samples(questions)
         )
     assert not (tmp_path / "twice").exists()
+
+
+def test_moments_that_cannot_fit_are_refused_before_anything_is_asked(
+    bundle_of, questions, tmp_path, monkeypatch
+):
+    poor = Memory(total_bytes=10**9, available_bytes=1000, limit_bytes=None)
+    monkeypatch.setattr(quantize, "read_memory", lambda: poor)
+    source, samples = Bundle.open(bundle_of()), read_samples(questions)
+    with pytest.raises(InputError, match=r"second moments .* 1.* kB at most.* --rounding"):
+        quantize_bundle(source, tmp_path / "out", find_scheme("int8"), samples)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rounding_to_the_nearest_needs_no_moments():
+    assert find_scheme("int8").compensates
+    assert not find_scheme("int8", to_nearest=True).compensates
