@@ -362,6 +362,9 @@ def test_halves_share_no_image_and_do_not_depend_on_the_order():
 
 def test_times_make_a_line():
     assert share_of_time(600, [1.0, 0.5, 0.25], [1100, 600, 350]) == pytest.approx(0.5)
+    # Dearer by the token as prompts grow: between its neighbours, not on a line through all.
+    bent = share_of_time(900, [1.0, 0.3, 0.6], [1500, 600, 1000])
+    assert bent == pytest.approx(0.525)
     with pytest.raises(InputError, match="do not grow"):
         share_of_time(600, [1.0, 0.5], [500, 600])
     with pytest.raises(InputError, match="unpruned model takes 1100 ms"):
