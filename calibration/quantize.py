@@ -228,8 +228,7 @@ def _check_memory(bundle: Bundle, memory: Memory) -> None:
             assert tensor is not None
             num_inputs = int(tensor.shape[1 if linear.transposed else 0])
             needed += num_inputs**2 * MOMENT_BYTES
-    limits = (memory.available_bytes, memory.limit_bytes)
-    room = min((size for size in limits if size is not None), default=None)
+    room = memory.room_bytes
     if room is not None and needed > room:
         raise InputError(
             f"bundle {bundle.path} | second moments of its activations take {spell_bytes(needed)} "

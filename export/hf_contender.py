@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoModelForImageTextToText
 
-from sparsevlm_trt.runtime.bench.machine import resident_bytes
+from sparsevlm_trt.runtime.bench.machine import grown_bytes, resident_bytes
 
 if TYPE_CHECKING:
     from sparsevlm_trt.runtime.bench.case import Case
@@ -41,8 +41,7 @@ class HfContender:
             checkpoint, dtype=kind, attn_implementation="sdpa"
         ).eval()
         self.load_ms = (time.perf_counter() - started) * 1e3
-        after = resident_bytes()
-        self.load_bytes = None if before is None or after is None else after - before
+        self.load_bytes = grown_bytes(before)
         hidden = self._model.get_input_embeddings().weight.shape[1]
         self._embeds = torch.randn(1, num_tokens, hidden, dtype=kind) * 0.1
         self._hidden, self._kind = hidden, kind

@@ -29,6 +29,12 @@ class Memory:
     available_bytes: int | None
     limit_bytes: int | None
 
+    @property
+    def room_bytes(self) -> int | None:
+        """What may still be taken; None where nothing is known."""
+        sizes = (self.available_bytes, self.limit_bytes)
+        return min((size for size in sizes if size is not None), default=None)
+
 
 def read_memory(meminfo: Path = _MEMINFO, limits: tuple[Path, ...] = _LIMITS) -> Memory:
     """Read this machine's memory; Linux only."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sparsevlm_trt.runtime.bench.case import Case, Shape
-from sparsevlm_trt.runtime.bench.machine import resident_bytes
+from sparsevlm_trt.runtime.bench.machine import grown_bytes, resident_bytes
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.session import Session
 from sparsevlm_trt.runtime.timing import Timing
@@ -62,7 +62,7 @@ class OursContender:
             bundle, name, verify=False, image_cache_bytes=0, **self._options
         )
         self.load_ms = (time.perf_counter() - started) * 1e3
-        self.load_bytes = _grown(before)
+        self.load_bytes = grown_bytes(before)
         self._image, self._question = image, question
 
     def second_session_bytes(self) -> int | None:
@@ -70,7 +70,7 @@ class OursContender:
         before = resident_bytes()
         path, name = self.session.bundle.path, self.session.runner.name
         with Session.load(path, name, verify=False, **self._options):
-            return _grown(before)
+            return grown_bytes(before)
 
     @property
     def dtype(self) -> str:
@@ -153,9 +153,3 @@ def _sample_of(trace: Trace, batch: int) -> dict[str, float]:
         "num_tokens": float(trace.prefix_length + trace.num_visual + trace.num_text),
         "num_visual": float(trace.num_visual),
     }
-
-
-def _grown(before: int | None) -> int | None:
-    """Memory taken since a count of it."""
-    after = resident_bytes()
-    return None if before is None or after is None else after - before

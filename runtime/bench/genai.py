@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsevlm_trt.runtime.bench.machine import resident_bytes
+from sparsevlm_trt.runtime.bench.machine import grown_bytes, resident_bytes
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.image_loader import load_image
 
@@ -60,8 +60,7 @@ class GenAiContender:
                 "GenAI's VLMPipeline takes | leave --genai out"
             ) from error
         self.load_ms = (time.perf_counter() - started) * 1e3
-        after = resident_bytes()
-        self.load_bytes = None if before is None or after is None else after - before
+        self.load_bytes = grown_bytes(before)
         self._picture = openvino.Tensor(np.asarray(load_image(image))[None])
         self._question = question
 

@@ -11,7 +11,7 @@ from typing import Any
 from sparsevlm_trt.runtime.cpu import read_cpu
 from sparsevlm_trt.runtime.packages import installed_version
 
-__all__ = ["BusyMeter", "describe_machine", "resident_bytes"]
+__all__ = ["BusyMeter", "describe_machine", "grown_bytes", "resident_bytes"]
 
 _STAT = Path("/proc/stat")
 _PACKAGES = ("onnxruntime", "openvino", "torch", "transformers", "numpy")
@@ -38,6 +38,12 @@ def resident_bytes() -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def grown_bytes(before: int | None) -> int | None:
+    """Memory that this process took since a count by `resident_bytes`; None where unknown."""
+    after = resident_bytes()
+    return None if before is None or after is None else after - before
 
 
 class BusyMeter:

@@ -129,6 +129,8 @@ def bench(
     if not names or not prompts:
         missing = "runner" if prompts else "--image or --shape"
         raise click.UsageError(f"Name at least one {missing}.")
+    if genai is not None and image is None:
+        raise click.UsageError("--genai answers a question about a picture: name an --image.")
     threads = threads or allowed_cpus()
     kept = read_budgets(budgets)
     ours: dict[str, OursContender] = {}
@@ -149,8 +151,7 @@ def bench(
             contenders[label] = contender
             cases += [Case(label, "none", None, shape) for shape in prompts]
     if genai is not None:
-        if image is None:
-            raise click.UsageError("--genai answers a question about a picture: name an --image.")
+        assert image is not None
         contenders[GENAI] = GenAiContender(genai, image, question, threads=threads)
         cases.append(Case(GENAI, "none", None))
     busy = BusyMeter()

@@ -149,8 +149,7 @@ class CompileJob:
             EngineError: A build needs more memory than there is, or the plans more disk.
         """
         largest = max(tasks, key=lambda task: task.forecast.peak_bytes)
-        limits = (memory.available_bytes, memory.limit_bytes)
-        room = min((size for size in limits if size is not None), default=None)
+        room = memory.room_bytes
         problems = []
         if room is not None and largest.forecast.peak_bytes > room:
             problems.append(
