@@ -30,7 +30,7 @@ from sparsevlm_trt.runtime import Session
 from sparsevlm_trt.runtime.boundary import Pruning
 from sparsevlm_trt.runtime.flops import chain_cost
 from sparsevlm_trt.runtime.prompt import Prompt, prompt_from_text
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 from sparsevlm_trt.runtime.threads import allowed_cpus
 from sparsevlm_trt.runtime.trace import Clock
 

@@ -187,13 +187,58 @@ def growth(result: Result) -> str:
     )
 
 
+def fidelity(result: Result) -> str:
+    """A fast engine against ONNX Runtime's float32, on the same questions."""
+    spelled = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+    name = f"{result['runner']}, {spelled.get(result['precision'], result['precision'])}"
+    header = ["engine", "budget", "questions", "answers equal", "95 %", "kept patches equal"]
+    return markdown(
+        header,
+        (
+            [
+                name,
+                "none" if row["budget"] is None else f"{row['budget']}",
+                f"{row['questions']}",
+                f"{row['equal'] / row['questions']:.1%}",
+                " to ".join(f"{bound:.1%}" for bound in row["interval"]),
+                "-" if row["overlap"] is None else f"{row['overlap']:.1%}",
+            ]
+            for row in result["rows"]
+        ),
+    )
+
+
+def memory(result: Result) -> str:
+    """What the chain takes in memory, against the formula."""
+    header = ["engine", "prompt (visual x text x rows)", "budget", "weights MB", "caches MB"]
+    header += ["scratch MB", "constant MB", "formula MB", "measured MB", "error"]
+    parts = ("weight_bytes", "kv_bytes", "scratch_bytes", "constant_bytes")
+    return markdown(
+        header,
+        (
+            [
+                row["runner"],
+                row["shape"],
+                row["budget"],
+                *(f"{row[part] / 1e6:.0f}" for part in parts),
+                f"{sum(row[part] for part in parts) / 1e6:.0f}",
+                f"{row['taken_bytes'] / 1e6:.0f}",
+                f"{row['error']:+.1%}",
+            ]
+            for row in result["rows"]
+        ),
+    )
+
+
 TABLES: dict[str, Callable[[Result], str]] = {
     "chain": chain,
     "contenders": contenders,
     "engines": engines,
     "engines_quantized": engines_quantized,
     "export_7b": export_7b,
+    "fidelity": fidelity,
     "growth": growth,
+    "memory": memory,
 }
 
 

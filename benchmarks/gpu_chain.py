@@ -20,7 +20,7 @@ from sparsevlm_trt.runtime import Session
 from sparsevlm_trt.runtime.boundary import Layout
 from sparsevlm_trt.runtime.device_array import joined
 from sparsevlm_trt.runtime.prompt import read_prompt
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 from sparsevlm_trt.runtime.trace import Clock
 
 PROVIDERS = {"cuda": ["CUDAExecutionProvider"], "cpu": ["CPUExecutionProvider"]}

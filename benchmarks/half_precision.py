@@ -10,7 +10,6 @@ is float16 as transformers computes it.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import click
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
 from sparsevlm_trt.export.reference_answers import answer_all
-from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, Bundle
+from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.commands.sweep_options import read_configs
 from sparsevlm_trt.runtime.evaluation.answers import AnswerFile
 from sparsevlm_trt.runtime.evaluation.job import Job, Settings
@@ -77,7 +76,7 @@ def main(
     opened = Bundle.open(bundle, verify=False)
     questions = read_questions(data, skip_broken=False, limit=limit)
     settings = Settings(
-        bundle_sha256=hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest(),
+        bundle_sha256=opened.sha256,
         runner="reference-half",
         max_new_tokens=8,
         seed=0,

@@ -18,7 +18,7 @@ from serving_client import (
 
 from sparsevlm_trt.runtime import Session
 from sparsevlm_trt.runtime.prompt import prompt_from_text
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 from sparsevlm_trt.runtime.slots import SlotBatch
 from sparsevlm_trt.runtime.trace import Clock
 

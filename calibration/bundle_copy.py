@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from sparsevlm_trt.export.bundle_writer import BundleWriter
 from sparsevlm_trt.runtime.bundle import Bundle
-from sparsevlm_trt.runtime.manifest import GraphSpec
+from sparsevlm_trt.runtime.graph_spec import GraphSpec
 from sparsevlm_trt.runtime.wiring import WEIGHTS_PREFIX
 
 __all__ = ["BundleCopy"]

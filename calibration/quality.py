@@ -10,12 +10,13 @@ import numpy as np
 
 from sparsevlm_trt.calibration.twin import Twin
 from sparsevlm_trt.calibration.weight_bytes import weight_bytes
+from sparsevlm_trt.runtime.answer_row import Result
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.evaluation.metrics import Metric
+from sparsevlm_trt.runtime.evaluation.overlap import kept_overlap
 from sparsevlm_trt.runtime.evaluation.paired import Difference
 from sparsevlm_trt.runtime.evaluation.questions import Question, QuestionSet
-from sparsevlm_trt.runtime.generation import Result
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 from sparsevlm_trt.runtime.session import Session
 
@@ -213,7 +214,7 @@ def _plan_quality(
             for question, both in zip(questions, texts, strict=True)
         ]
     )
-    overlaps = [_overlap(first, second) for first, second in pairs]
+    overlaps = [kept_overlap(first.trace, second.trace) for first, second in pairs]
     measured = [overlap for overlap in overlaps if overlap is not None]
     sides = list(zip(*pairs, strict=True))
     prefill = [statistics.median(result.trace.prefill_ms for result in side) for side in sides]
@@ -232,16 +233,6 @@ def _plan_quality(
         source_decode_ms=decode[0],
         decode_ms=decode[1],
     )
-
-
-def _overlap(first: Result, second: Result) -> float | None:
-    """Mean share over the boundaries of the first one's kept patches that the second keeps too."""
-    shares = []
-    for one, other in zip(first.trace.stages, second.trace.stages, strict=True):
-        kept = one.patches[one.patches >= 0]  # the others are merged tokens
-        if len(kept):
-            shares.append(len(np.intersect1d(kept, other.patches)) / len(kept))
-    return float(np.mean(shares)) if shares else None
 
 
 def _problems(plans: Sequence[PlanQuality], least: Thresholds) -> list[str]:

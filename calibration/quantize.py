@@ -22,9 +22,10 @@ from sparsevlm_trt.calibration.sites import find_sites
 from sparsevlm_trt.calibration.statistics import Statistics
 from sparsevlm_trt.calibration.table import quantize_table
 from sparsevlm_trt.export.bundle_writer import BundleWriter
-from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, Bundle
+from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import InputError
-from sparsevlm_trt.runtime.manifest import GraphSpec, QuantizationSpec
+from sparsevlm_trt.runtime.graph_spec import GraphSpec
+from sparsevlm_trt.runtime.manifest import QuantizationSpec
 from sparsevlm_trt.runtime.memory import Memory, read_memory
 from sparsevlm_trt.runtime.strict_json import json_text
 from sparsevlm_trt.runtime.units import spell_bytes
@@ -199,7 +200,6 @@ def write_quantized(
                 specs[name] = copy.add_graph(name)
         copy.add_files()
         writer.add_file(RANGES_FILE, ranges)
-        source = (bundle.path / MANIFEST_NAME).read_bytes()
         manifest = replace(
             bundle.manifest,
             model=replace(bundle.manifest.model, cache_dtype="int8" if int8_cache else None),
@@ -207,7 +207,7 @@ def write_quantized(
             files=writer.files,
             quantization=QuantizationSpec(
                 scheme=scheme.name,
-                source_sha256=hashlib.sha256(source).hexdigest(),
+                source_sha256=bundle.sha256,
                 data_sha256=samples.data.sha256,
                 num_samples=len(samples.questions),
                 ranges_sha256=hashlib.sha256(ranges).hexdigest(),

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from sparsevlm_trt.export.staging import StagingFolder
 from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, listed_files
 from sparsevlm_trt.runtime.errors import ExportError
+from sparsevlm_trt.runtime.graph_spec import FileSpec, GraphSpec, TensorSpec
 from sparsevlm_trt.runtime.integrity import file_problems, path_problem, sha256_of
-from sparsevlm_trt.runtime.manifest import FileSpec, GraphSpec, Manifest, TensorSpec
+from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.problems import told_at_once
 from sparsevlm_trt.runtime.wiring import WEIGHTS_PREFIX, wiring_problems
 

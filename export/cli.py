@@ -17,7 +17,7 @@ from sparsevlm_trt.runtime.commands.options import (
     pruning_options,
 )
 from sparsevlm_trt.runtime.console import Progress, print_json
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 from sparsevlm_trt.runtime.table import format_table
 from sparsevlm_trt.runtime.units import spell_bytes
 

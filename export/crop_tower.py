@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from sparsevlm_trt.export.graph_module import GraphModule
 from sparsevlm_trt.runtime.errors import ExportError
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 
 __all__ = ["CropTower", "crop_graph", "crop_spec"]
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsevlm_trt.runtime.answer_row import Result
 from sparsevlm_trt.runtime.bundle import MANIFEST_NAME
 from sparsevlm_trt.runtime.bundle_report import cost_report
 from sparsevlm_trt.runtime.console import Progress
 from sparsevlm_trt.runtime.errors import ExportError, InputError
-from sparsevlm_trt.runtime.generation import Result
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 from sparsevlm_trt.runtime.session import Session
 from sparsevlm_trt.runtime.timing import Timing
 

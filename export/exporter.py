@@ -27,14 +27,9 @@ from sparsevlm_trt.export.scan_report import ScannedModel, read_scan
 from sparsevlm_trt.export.to_onnx import onnx_from_module
 from sparsevlm_trt.export.weights import WeightBinder
 from sparsevlm_trt.runtime.errors import ExportError
-from sparsevlm_trt.runtime.manifest import (
-    GraphSpec,
-    Manifest,
-    ModelSpec,
-    PlanSpec,
-    StageSpec,
-    TensorSpec,
-)
+from sparsevlm_trt.runtime.graph_spec import GraphSpec, StageSpec, TensorSpec
+from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
+from sparsevlm_trt.runtime.model_spec import ModelSpec
 from sparsevlm_trt.runtime.packages import installed_version
 from sparsevlm_trt.runtime.strict_json import encode, json_text
 

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from sparsevlm_ops.gravity import gravity_scores, gravity_weights, read_heads
+from sparsevlm_ops.gravity import gravity_weights
 from sparsevlm_ops.methods import Step
 from sparsevlm_ops.prune import Pruned
-from sparsevlm_ops.rank import rater_rank
-from sparsevlm_ops.raters import rater_mask, rater_scores
-from sparsevlm_ops.steps import PruneStep, scaled_step
+from sparsevlm_ops.steps import scaled_step
 from sparsevlm_trt.export.checkpoint import Checkpoint
+from sparsevlm_trt.export.decision_modules import Gravity, Prune, Rank, Raters
 from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
 from sparsevlm_trt.export.decoder_layer import Projection
 from sparsevlm_trt.export.deepstack_stage import DeepstackStage
@@ -24,7 +23,7 @@ from sparsevlm_trt.export.graph_module import GraphModule, WeightSource
 from sparsevlm_trt.export.residual import weight_scale
 from sparsevlm_trt.export.stage import Stage
 from sparsevlm_trt.runtime.errors import ExportError
-from sparsevlm_trt.runtime.manifest import StageSpec
+from sparsevlm_trt.runtime.graph_spec import StageSpec
 
 __all__ = ["LanguageGraphs"]
 
@@ -91,7 +90,7 @@ class LanguageGraphs:
         axes = {0: "batch", 1: "num_text"}
         return GraphModule(
             name="raters",
-            module=_Raters(),
+            module=Raters(),
             inputs={
                 "visual_embeds": self._hidden(_VISUAL),
                 "text_embeds": self._hidden(_TEXT),
@@ -154,7 +153,7 @@ class LanguageGraphs:
         """How many independent things the raters look at, for a method that goes by it."""
         return GraphModule(
             name="rank",
-            module=_Rank(),
+            module=Rank(),
             inputs={
                 "rater_attention": torch.rand(_BATCH, _HEADS, _RATERS, _VISUAL),
                 "rater_weights": torch.ones(_BATCH, _RATERS),
@@ -169,7 +168,7 @@ class LanguageGraphs:
         table = gravity_weights(self._rotary[0], self.config.head_dim, self.config.max_position)
         return GraphModule(
             name="gravity",
-            module=_Gravity(table),
+            module=Gravity(table),
             inputs={
                 "rater_attention": torch.rand(_BATCH, _HEADS, _RATERS, _VISUAL),
                 "rater_weights": torch.ones(_BATCH, _RATERS),
@@ -193,7 +192,7 @@ class LanguageGraphs:
         attention = torch.rand(_BATCH, _HEADS, _RATERS, _VISUAL)
         return GraphModule(
             name=f"prune_{step}",
-            module=_Prune(scaled_step(step, self.config.residual_scale)),
+            module=Prune(scaled_step(step, self.config.residual_scale)),
             inputs={
                 "hidden_states": self._hidden(_NEW),
                 "position_ids": self._positions(),
@@ -261,68 +260,6 @@ class LanguageGraphs:
             scale = weight_scale(name, self.config.residual_scale)
             sources[name] = WeightSource(first, transpose, tuple(beside), scale)
         return sources
-
-
-class _Raters(nn.Module):
-    def forward(self, visual_embeds: Tensor, text_embeds: Tensor) -> tuple[Tensor, Tensor]:
-        scores = rater_scores(visual_embeds, text_embeds)
-        return scores, rater_mask(scores)
-
-
-class _Rank(nn.Module):
-    def forward(self, rater_attention: Tensor, rater_weights: Tensor) -> Tensor:
-        return rater_rank(rater_attention, rater_weights)
-
-
-class _Gravity(nn.Module):
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table: Tensor
-        self.register_buffer("table", table, persistent=False)
-
-    def forward(
-        self,
-        rater_attention: Tensor,
-        rater_weights: Tensor,
-        rater_positions: Tensor,
-        visual_positions: Tensor,
-        num_heads: Tensor,
-    ) -> Tensor:
-        scores = gravity_scores(
-            rater_attention,
-            rater_weights,
-            rater_positions,
-            visual_positions,
-            read_heads(num_heads, rater_attention.shape[1]),
-            self.table,
-        )
-        return scores[:, None, None]  # as of one head and one rater, which a prune step takes
-
-
-class _Prune(nn.Module):
-    def __init__(self, step: PruneStep) -> None:
-        super().__init__()
-        self._step = step
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_ids: Tensor,
-        rater_attention: Tensor,
-        rater_weights: Tensor,
-        prefix_length: Tensor,
-        num_kept: Tensor,
-        original_positions: Tensor,
-    ) -> Pruned:
-        return self._step(
-            hidden_states,
-            position_ids,
-            rater_attention,
-            rater_weights,
-            prefix_length,
-            num_kept,
-            original_positions,
-        )
 
 
 def _kv_names(prefix: str, layers: Sequence[int]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from sparsevlm_trt.runtime.manifest import GraphSpec, Link, StageSpec
+from sparsevlm_trt.runtime.graph_spec import GraphSpec, Link, StageSpec
 
 __all__ = ["chain_links"]
 

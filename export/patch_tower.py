@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from sparsevlm_trt.export.graph_module import GraphModule
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 
 __all__ = ["PatchTower", "patch_graph", "patch_spec"]
 

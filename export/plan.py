@@ -22,7 +22,7 @@ from sparsevlm_ops.methods import Method, get_method
 from sparsevlm_ops.placement import AUTHORS_RANK_LAYERS, placed_layers
 from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, Schedule
 from sparsevlm_trt.runtime.errors import PlanError
-from sparsevlm_trt.runtime.manifest import StageSpec
+from sparsevlm_trt.runtime.graph_spec import StageSpec
 
 __all__ = ["PruningPlan", "plan_stages"]
 

@@ -16,7 +16,7 @@ from sparsevlm_trt.runtime.evaluation.job import Job
 from sparsevlm_trt.runtime.evaluation.questions import Question
 from sparsevlm_trt.runtime.processor import Processor
 from sparsevlm_trt.runtime.prompt import read_prompt
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 from sparsevlm_trt.runtime.trace import Clock
 
 __all__ = ["answer_all"]

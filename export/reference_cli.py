@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import click
 
-from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, Bundle
+from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.commands.options import debug_option
 from sparsevlm_trt.runtime.commands.sweep_options import read_configs, sweep_options
 from sparsevlm_trt.runtime.evaluation.answers import AnswerFile
@@ -56,7 +55,7 @@ def reference(
     questions = read_questions(data, skip_broken=on_error == "skip", limit=limit)
     configs = read_configs(opened.manifest, budgets, methods, schedules)
     settings = Settings(
-        bundle_sha256=hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest(),
+        bundle_sha256=opened.sha256,
         runner="reference",
         max_new_tokens=max_new_tokens,
         seed=seed,

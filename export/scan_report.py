@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sparsevlm_trt.runtime.errors import ExportError
-from sparsevlm_trt.runtime.manifest import ModelSpec
+from sparsevlm_trt.runtime.model_spec import ModelSpec
 from sparsevlm_trt.runtime.problems import told_at_once
 from sparsevlm_trt.runtime.strict_json import decode, parse_json
 

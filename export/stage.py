@@ -114,8 +114,11 @@ class Stage(nn.Module):
         batch, num_heads, head_dim = query.shape[0], self.config.num_heads, self.config.head_dim
         num_raters = rater_index.shape[1]
         rows = take_rows(query, rater_index).reshape(batch, num_raters, num_heads, head_dim)
-        grouped = keys.reshape(batch, keys.shape[1], self.config.num_kv_heads, head_dim)
-        row_mask = take_rows(mask[:, 0], rater_index)[:, None]  # [B, 1, R, L+S]
+        # A decode step has no rater. Then no key is read, or it would turn the whole cache over.
+        num_read = keys.shape[1] * (1 - 1 // (num_raters + 1))
+        read = keys[:, :num_read]
+        grouped = read.reshape(batch, num_read, self.config.num_kv_heads, head_dim)
+        row_mask = take_rows(mask[:, 0], rater_index)[:, None, :, :num_read]
         return rater_attention(
             rows.transpose(1, 2),
             grouped.transpose(1, 2),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparsevlm_trt.runtime.errors import BundleError
+from sparsevlm_trt.runtime.graph_spec import FileSpec
 from sparsevlm_trt.runtime.integrity import file_problems
-from sparsevlm_trt.runtime.manifest import FileSpec, Manifest
+from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.problems import told_at_once
 from sparsevlm_trt.runtime.wiring import wiring_problems
 
@@ -53,6 +55,11 @@ class Bundle:
         if problems:
             raise BundleError(told_at_once(f"bundle {root}", problems, REMEDY))
         return cls(path=root, manifest=manifest)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the manifest, hexadecimal; it holds those of all other files."""
+        return hashlib.sha256((self.path / MANIFEST_NAME).read_bytes()).hexdigest()
 
     @property
     def processor(self) -> Path:

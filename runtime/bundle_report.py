@@ -9,7 +9,8 @@ from sparsevlm_ops.schedule import Schedule, average_visual_tokens
 from sparsevlm_trt.runtime.boundary import Pruning
 from sparsevlm_trt.runtime.bundle import Bundle, listed_files
 from sparsevlm_trt.runtime.flops import ChainCost, chain_cost
-from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest
+from sparsevlm_trt.runtime.graph_spec import GraphSpec
+from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.plain_json import plain_from
 
 __all__ = ["USUAL_RANK", "bundle_report", "cost_report", "prompt_cost", "weight_bytes"]

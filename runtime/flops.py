@@ -31,7 +31,8 @@ from dataclasses import dataclass
 from sparsevlm_ops.cells import Grid
 from sparsevlm_ops.schedule import Schedule, boundary_counts, visual_counts
 from sparsevlm_trt.runtime.errors import PlanError
-from sparsevlm_trt.runtime.manifest import ModelSpec, StageSpec, VisionSpec
+from sparsevlm_trt.runtime.graph_spec import StageSpec
+from sparsevlm_trt.runtime.model_spec import ModelSpec, VisionSpec
 
 __all__ = [
     "DTYPE_BYTES",

@@ -9,7 +9,8 @@ from sparsevlm_ops.budget import budget_tokens
 from sparsevlm_ops.schedule import BUDGET_VISUAL_TOKENS, average_visual_tokens
 from sparsevlm_trt.runtime.guard import Guard
 from sparsevlm_trt.runtime.manifest import Manifest
-from sparsevlm_trt.runtime.request import Options, plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
+from sparsevlm_trt.runtime.request import Options
 
 __all__ = ["guarded_options", "question_of"]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from sparsevlm_trt.runtime.manifest import FileSpec
+from sparsevlm_trt.runtime.graph_spec import FileSpec
 
 __all__ = ["CHUNK_BYTES", "file_problems", "path_problem", "sha256_of"]
 

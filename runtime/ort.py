@@ -18,6 +18,7 @@ from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.errors import EngineError, RunnerError
 from sparsevlm_trt.runtime.ort_gpu import RTX_PROVIDER, gpu_options, rtx_devices
 from sparsevlm_trt.runtime.ort_memory import OrtMemory
+from sparsevlm_trt.runtime.ort_pool import share_pool
 from sparsevlm_trt.runtime.ort_providers import (
     ON_CUDA,
     check_providers,
@@ -26,7 +27,6 @@ from sparsevlm_trt.runtime.ort_providers import (
 )
 from sparsevlm_trt.runtime.ort_sessions import shared_session
 from sparsevlm_trt.runtime.runner import Array
-from sparsevlm_trt.runtime.threads import allowed_cpus
 
 __all__ = ["OnnxRuntimeRunner"]
 
@@ -45,9 +45,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(int64)": np.dtype(np.int64),
     "tensor(bool)": np.dtype(np.bool_),
 }
-
-# The size of the process's thread pool, once made: ONNX Runtime has one, and cannot resize it.
-_pool_threads: int | None = None
 
 
 class OnnxRuntimeRunner(Closing):
@@ -97,7 +94,7 @@ class OnnxRuntimeRunner(Closing):
         self._plugged = rtx_devices(onnxruntime)[:1] if RTX_PROVIDER in providers else []
         known = [*available, RTX_PROVIDER] if self._plugged else available
         self._providers = check_providers(providers, known)
-        _share_pool(onnxruntime, threads)
+        share_pool(onnxruntime, threads)
         self._sums_int8_exactly = read_cpu().sums_int8_exactly
         self._sessions: dict[str, Any] = {}
         self._outputs: dict[str, dict[str, str]] = {}
@@ -264,28 +261,6 @@ class OnnxRuntimeRunner(Closing):
         """Free all sessions; a second call does nothing."""
         self._sessions.clear()
         self._outputs.clear()
-
-
-def _share_pool(onnxruntime: Any, threads: int | None) -> None:
-    """Make the process's pool, once; a later runner shares it."""
-    global _pool_threads
-    if threads is not None and threads < 1:
-        raise RunnerError(
-            f"runner onnxruntime | got threads={threads} | expected 1 or more | "
-            "leave it out to use every allowed core"
-        )
-    if _pool_threads is None:
-        count = threads or allowed_cpus()
-        try:
-            onnxruntime.set_global_thread_pool_sizes(count, 1)
-        except Exception:  # the application around us made one first: use that
-            count = threads or 0
-        _pool_threads = count
-    if threads not in (None, _pool_threads):
-        raise RunnerError(
-            f"runner onnxruntime | got threads={threads} | expected {_pool_threads}, the size of "
-            "this process's pool, which ONNX Runtime cannot change | start another process"
-        )
 
 
 def _output(memory: OrtMemory | None, value: Any, kind: str) -> Tensor:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -17,11 +14,12 @@ from sparsevlm_trt.runtime.boundary import Layout, Places
 from sparsevlm_trt.runtime.chain import Chain
 from sparsevlm_trt.runtime.device_array import joined
 from sparsevlm_trt.runtime.errors import InputError
-from sparsevlm_trt.runtime.manifest import Manifest, VisionSpec
+from sparsevlm_trt.runtime.manifest import Manifest
+from sparsevlm_trt.runtime.placeholders import placeholder_ids, put_visuals
 from sparsevlm_trt.runtime.processor import Processor
 from sparsevlm_trt.runtime.runner import Array, Tensor
 from sparsevlm_trt.runtime.trace import Clock
-from sparsevlm_trt.runtime.visuals.clip import Clip
+from sparsevlm_trt.runtime.visuals.given import listed_clips, listed_images
 
 if TYPE_CHECKING:  # importing Pillow takes time that arrays do not need
     from sparsevlm_trt.runtime.image_config import ImageConfig
@@ -111,7 +109,7 @@ def read_prompt(
             f"prompt | got {'neither' if prompt is None else 'both'} of prompt and messages | "
             "expected one of the two | leave one out"
         )
-    listed, clips = _listed(images), _clips(videos)
+    listed, clips = listed_images(images), listed_clips(videos)
     vision = manifest.vision
     if (listed or clips) and vision is None:
         raise InputError(
@@ -125,13 +123,13 @@ def read_prompt(
     visuals: tuple[Visual, ...] = ()
     if vision is not None:
         started = time.perf_counter()
-        text, visuals = _with_visuals(processor, text, listed, clips)
+        text, visuals = put_visuals(processor, text, listed, clips)
         clock.set_aside("images", started)
     started = time.perf_counter() - rendering
     ids = np.array(processor.encode(text), np.int64)
     clock.set_aside("tokenize", started)
     _check_length(len(ids), manifest)
-    places: Index = np.flatnonzero(np.isin(ids, _visual_tokens(vision)))
+    places: Index = np.flatnonzero(np.isin(ids, placeholder_ids(vision)))
     total = sum(visual.num_tokens for visual in visuals)
     if len(places) != total:
         raise InputError(
@@ -233,81 +231,6 @@ def prompt_from_embeds(
     _check_length(length, manifest)
     layout = Layout(prefix_length, num_visual, length - prefix_length - num_visual)
     return Prompt(np.ascontiguousarray(embeds, chain.dtype), layout)
-
-
-def _listed(images: Any) -> list[Any]:
-    """Return the images as a list; one image stands for a list of one."""
-    if images is None:
-        return []
-    return list(images) if isinstance(images, (list, tuple)) else [images]
-
-
-def _clips(videos: Any) -> list[Clip]:
-    """Return the videos; one video stands for a list of one, and a list of images for a video."""
-    if videos is None:
-        return []
-    many = isinstance(videos, (list, tuple)) and all(
-        isinstance(video, (list, tuple, Clip)) or _is_video(video) for video in videos
-    )
-    listed = list(videos) if many else [videos]
-    return [_clip(video) for video in listed]
-
-
-def _is_video(source: Any) -> bool:
-    """Whether a path names something else than an image, by its ending."""
-    from PIL import Image
-
-    if not isinstance(source, (str, os.PathLike)):
-        return False
-    # Pillow knows the first bytes of MPEG files, and no picture of them.
-    images = set(Image.registered_extensions()) - {".mpg", ".mpeg"}
-    return Path(source).suffix.lower() not in images
-
-
-def _clip(video: Any) -> Clip:
-    """Take a clip, a list of frames, or the path of a file."""
-    if isinstance(video, Clip):
-        return video
-    if isinstance(video, (list, tuple)):
-        return Clip(list(video))
-    from sparsevlm_trt.runtime.video_loader import load_video
-
-    return load_video(video)
-
-
-def _visual_tokens(vision: VisionSpec | None) -> list[int]:
-    """Ids of the tokens that stand for features."""
-    if vision is None:
-        return []
-    ids = (vision.image_token_id, vision.video_token_id)
-    return [token for token in ids if token is not None]
-
-
-def _with_visuals(
-    processor: Processor, text: str, images: list[Any], clips: list[Clip]
-) -> tuple[str, tuple[Visual, ...]]:
-    """Put into the text, for each placeholder, what its image or video becomes."""
-    marks = processor.placeholders
-    pattern = "|".join(f"({re.escape(mark)})" for mark in marks if mark)
-    found = [match.group() for match in re.finditer(pattern, text)] if pattern else []
-    for mark, given, what in zip(marks, (images, clips), ("image", "video"), strict=True):
-        count = found.count(mark)
-        if count != len(given) and (mark or given):
-            spelled = f"write {mark} for each {what}, or" if mark else "use"
-            raise InputError(
-                f"prompt | got {count} {what} placeholders and {len(given)} {what}s | expected "
-                f'as many placeholders as {what}s | {spelled} a message part {{"type": "{what}"}}'
-            )
-    if not found:
-        return text, ()
-    layout = processor.layout
-    alone = len(images) == 1
-    stills = [layout.image(image, alone) for image in images]
-    films = [layout.video(clip) for clip in clips]
-    sources = {marks[0]: iter(stills), marks[1]: iter(films)}
-    visuals = tuple(next(sources[mark]) for mark in found)
-    made = iter(visuals)
-    return re.sub(pattern, lambda _: next(made).text, text), visuals
 
 
 def _between(words: Tensor, features: Sequence[Tensor], places: Index, chain: Chain) -> Tensor:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsevlm_trt.runtime.answer_row import Event, Result
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.chain import Chain
 from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.device_array import joined
 from sparsevlm_trt.runtime.errors import InputError
-from sparsevlm_trt.runtime.generation import Event, Result, drain, generate, pieces
+from sparsevlm_trt.runtime.generation import drain, generate, pieces
 from sparsevlm_trt.runtime.guarded_options import guarded_options, question_of
 from sparsevlm_trt.runtime.processor import Processor
 from sparsevlm_trt.runtime.prompt import Messages, Prompt, prompt_from_embeds, prompt_from_text

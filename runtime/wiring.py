@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from sparsevlm_trt.runtime.manifest import GraphSpec, Link, Manifest, TensorSpec
+from sparsevlm_trt.runtime.graph_spec import GraphSpec, Link, TensorSpec
+from sparsevlm_trt.runtime.manifest import Manifest
 
 __all__ = ["WEIGHTS_PREFIX", "wiring_problems"]
 

@@ -22,7 +22,8 @@ from sparsevlm_trt.export.graph_module import GraphModule
 from sparsevlm_trt.export.plan import PruningPlan, plan_stages
 from sparsevlm_trt.export.processor_files import processor_files
 from sparsevlm_trt.runtime.bundle import Bundle
-from sparsevlm_trt.runtime.manifest import FileSpec, Manifest, PlanSpec, StageSpec
+from sparsevlm_trt.runtime.graph_spec import FileSpec, StageSpec
+from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
 
 
 class TorchRunner:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, Bundle
+from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.commands.options import (
     debug_option,
     engine_options,
@@ -129,7 +128,7 @@ def budget(
     for warning in samples.warnings:
         click.echo(f"warning: {warning}", err=True)
     settings = Settings(
-        bundle_sha256=hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest(),
+        bundle_sha256=opened.sha256,
         runner=runner,
         providers=providers,
         max_new_tokens=max_new_tokens,

@@ -1,6 +1,7 @@
 """Train the digits VLM: alignment, then questions in the phases of PHASES.
 
-Every phase can be interrupted: run the same command again and it goes on where it was.
+A phase can be interrupted: run the same command again and it goes on where it was. The alignment
+begins anew.
 """
 
 from __future__ import annotations

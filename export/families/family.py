@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sparsevlm_trt.export.graph_module import GraphModule
 from sparsevlm_trt.export.language_graphs import LanguageGraphs
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 
 __all__ = ["Family"]
 

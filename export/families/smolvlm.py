@@ -18,7 +18,7 @@ from sparsevlm_trt.export.families.family import Family
 from sparsevlm_trt.export.language_graphs import LanguageGraphs
 from sparsevlm_trt.export.vision_parts import check_finite, load_vision_parts
 from sparsevlm_trt.export.vocabulary import named_id, text_id
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 
 __all__ = ["open_family"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsevlm_trt.export.parity.tolerances import tolerance
-from sparsevlm_trt.runtime.generation import Result
+from sparsevlm_trt.runtime.answer_row import Result
 
 __all__ = ["AnswerCheck", "LogitsCheck", "compare_answers", "compare_logits"]
 

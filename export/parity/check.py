@@ -14,7 +14,7 @@ from sparsevlm_trt.export.parity.reference_model import ReferenceModel
 from sparsevlm_trt.export.parity.report import ParityReport, report_path
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import ParityError
-from sparsevlm_trt.runtime.request import ScheduleLike, plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import ScheduleLike, plan_pruning
 from sparsevlm_trt.runtime.runner import Runner, open_runner
 from sparsevlm_trt.runtime.session import Session
 

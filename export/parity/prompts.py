@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsevlm_trt.runtime.answer_row import Result
 from sparsevlm_trt.runtime.boundary import Layout
 from sparsevlm_trt.runtime.errors import ParityError
-from sparsevlm_trt.runtime.generation import Result
 from sparsevlm_trt.runtime.prompt import read_prompt
 from sparsevlm_trt.runtime.session import Session
 from sparsevlm_trt.runtime.trace import Clock

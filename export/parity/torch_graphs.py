@@ -23,7 +23,8 @@ from sparsevlm_ops.scoring import visual_scores
 from sparsevlm_ops.steps import step_of
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
 from sparsevlm_trt.export.parity.vision_reference import vision_reference
-from sparsevlm_trt.runtime.manifest import Manifest, StageSpec
+from sparsevlm_trt.runtime.graph_spec import StageSpec
+from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Array
 
 __all__ = ["TorchGraphs"]

@@ -13,7 +13,7 @@ import click
 from sparsevlm_trt.runtime.bench.case import Case, Shape, read_budgets
 from sparsevlm_trt.runtime.bench.contender import Contender, OursContender
 from sparsevlm_trt.runtime.bench.genai import GenAiContender
-from sparsevlm_trt.runtime.bench.machine import BusyMeter, describe_machine
+from sparsevlm_trt.runtime.bench.machine import BusyMeter, describe_machine, resident_bytes
 from sparsevlm_trt.runtime.bench.measure import run_rounds
 from sparsevlm_trt.runtime.bench.page import bench_page, row_name
 from sparsevlm_trt.runtime.bench.roofline import Ceilings, chain_bounds
@@ -24,7 +24,8 @@ from sparsevlm_trt.runtime.console import Progress, print_json
 from sparsevlm_trt.runtime.evaluation.report import write_text
 from sparsevlm_trt.runtime.extras import load_attribute
 from sparsevlm_trt.runtime.flops import DTYPE_BYTES
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.memory import read_peak_bytes
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 from sparsevlm_trt.runtime.threads import allowed_cpus
 
 __all__ = ["bench"]
@@ -133,6 +134,7 @@ def bench(
         raise click.UsageError("--genai answers a question about a picture: name an --image.")
     threads = threads or allowed_cpus()
     kept = read_budgets(budgets)
+    start_bytes = resident_bytes()
     ours: dict[str, OursContender] = {}
     cases: list[Case] = []
     for name in names:
@@ -163,6 +165,8 @@ def bench(
         "rounds": rounds,
         "decode_steps": steps,
         "busy_elsewhere": busy.others(),
+        "start_bytes": start_bytes,
+        "peak_bytes": read_peak_bytes(),
         "rows": rows,
     }
     if twice:

@@ -18,7 +18,7 @@ from sparsevlm_trt.runtime.commands.options import (
 )
 from sparsevlm_trt.runtime.console import print_json
 from sparsevlm_trt.runtime.extras import load_attribute
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 
 __all__ = ["inspect"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from sparsevlm_ops.methods import Positions
+from sparsevlm_trt.runtime.answer_row import Result
 from sparsevlm_trt.runtime.commands.method_options import method_options
 from sparsevlm_trt.runtime.commands.options import (
     check_one_plan,
@@ -18,7 +19,6 @@ from sparsevlm_trt.runtime.commands.options import (
 )
 from sparsevlm_trt.runtime.console import print_json
 from sparsevlm_trt.runtime.errors import InputError
-from sparsevlm_trt.runtime.generation import Result
 from sparsevlm_trt.runtime.session import Session
 from sparsevlm_trt.runtime.trace_text import counts_text
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import EngineError
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 
 __all__ = ["USUAL_TOKENS", "ImageBounds", "image_bounds"]
 

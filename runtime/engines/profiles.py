@@ -15,7 +15,8 @@ from sparsevlm_ops.methods import METHODS, get_method
 from sparsevlm_ops.schedule import Schedule, stage_visual_counts
 from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.errors import EngineError
-from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest
+from sparsevlm_trt.runtime.graph_spec import GraphSpec
+from sparsevlm_trt.runtime.manifest import Manifest
 
 __all__ = ["MAX_TOPK", "PROFILE_KINDS", "SHAPE_INPUTS", "Profile", "Range", "graph_profiles"]
 

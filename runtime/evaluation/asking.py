@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsevlm_trt.runtime.answer_row import Result
 from sparsevlm_trt.runtime.evaluation.answers import Answer, margins_of
 from sparsevlm_trt.runtime.evaluation.configs import UNPRUNED, Config
 from sparsevlm_trt.runtime.evaluation.decisions import record_from_trace
 from sparsevlm_trt.runtime.evaluation.job import Settings
 from sparsevlm_trt.runtime.evaluation.questions import Question
-from sparsevlm_trt.runtime.generation import Result, drain, generate
+from sparsevlm_trt.runtime.generation import drain, generate
 from sparsevlm_trt.runtime.prompt import Prompt, prompt_from_text
 from sparsevlm_trt.runtime.request import Options, make_request
 from sparsevlm_trt.runtime.session import Session

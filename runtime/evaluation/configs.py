@@ -10,7 +10,7 @@ from sparsevlm_ops.methods import METHODS
 from sparsevlm_ops.schedule import BUDGETS
 from sparsevlm_trt.runtime.errors import InputError, PlanError
 from sparsevlm_trt.runtime.manifest import Manifest
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 
 __all__ = ["UNPRUNED", "Config", "default_configs", "plan_configs", "pruning_methods"]
 

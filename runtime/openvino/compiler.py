@@ -27,7 +27,7 @@ from sparsevlm_trt.runtime.openvino.precision import (
 __all__ = ["CompiledGraph", "Compiler"]
 
 # Part of every cached graph's name: raise it whenever the rewriting changes.
-_FORM = 2
+_FORM = 3
 _MESSAGE_LENGTH = 300  # characters
 _SCORES = ("rater_attention",)
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsevlm_trt.runtime.openvino.compiler import CompiledGraph
-from sparsevlm_trt.runtime.openvino.held import RATED
 from sparsevlm_trt.runtime.openvino.request import infer
 from sparsevlm_trt.runtime.runner import Array
 
@@ -53,7 +52,7 @@ class OpenVinoCache:
             into: Where its outputs without the new entries go.
 
         Raises:
-            ValueError: The new entries do not fit.
+            ValueError: The new entries do not fit, or raters ask about entries kept before.
             RunnerError: The engine failed.
         """
         count = inputs["hidden_states"].shape[1]
@@ -62,17 +61,18 @@ class OpenVinoCache:
                 f"cache | got {count} entries behind {self.length} | expected {self.capacity} "
                 "in all at most | reserve more"
             )
+        if self.length and inputs.get("rater_index", self._beam[:0, None]).size:
+            raise ValueError(
+                f"cache | got raters behind {self.length} entries | expected them in a prefill | "
+                "prune before anything is kept"
+            )
         more = {"beam_idx": self._beam, "num_past": np.array([self.length], np.int64)}
         infer(self._compiled, self._request, {**inputs, **more}, into)
         self.length += count
 
     def views(self) -> dict[str, Array]:
         """Return copies of the used entries; see `kv_cache.HeldCache`."""
-        entries = {
-            state.name: np.array(state.state.data)
-            for state in self._request.query_state()
-            if not state.name.endswith(RATED)
-        }
+        entries = {state.name: np.array(state.state.data) for state in self._request.query_state()}
         return {
             f"past_key_values.{name}": array.reshape(*array.shape[:2], -1)
             for name, array in entries.items()

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsevlm_trt.runtime.answer_row import AnswerRow
 from sparsevlm_trt.runtime.errors import SparseVLMError
-from sparsevlm_trt.runtime.generation import AnswerRow
 from sparsevlm_trt.runtime.prompt import prompt_from_text
 from sparsevlm_trt.runtime.serving.forecast import Forecast
 from sparsevlm_trt.runtime.serving.observer import Observer

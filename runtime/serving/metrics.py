@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from sparsevlm_trt.runtime.manifest import StageSpec
+from sparsevlm_trt.runtime.graph_spec import StageSpec
 from sparsevlm_trt.runtime.serving.observer import Observer
 from sparsevlm_trt.runtime.serving.pressure import Rung
 from sparsevlm_trt.runtime.serving.ticket import Started, Ticket

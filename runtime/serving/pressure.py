@@ -14,7 +14,8 @@ from sparsevlm_ops.schedule import (
 )
 from sparsevlm_trt.runtime.errors import PlanError
 from sparsevlm_trt.runtime.manifest import Manifest
-from sparsevlm_trt.runtime.request import Options, plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
+from sparsevlm_trt.runtime.request import Options
 
 __all__ = ["PressureValve", "Rung", "pressure_ladder"]
 

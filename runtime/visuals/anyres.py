@@ -21,7 +21,7 @@ from sparsevlm_trt.runtime.device_array import Tensor
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.image_loader import ImageSource, check_area, load_image
 from sparsevlm_trt.runtime.image_processor import ImageProcessor, squared
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 from sparsevlm_trt.runtime.runner import Array
 from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.frames import frame_pixels, video_of_frames

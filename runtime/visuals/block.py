@@ -9,7 +9,7 @@ from sparsevlm_trt.runtime.device_array import Tensor
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.image_loader import ImageSource
 from sparsevlm_trt.runtime.image_processor import ImageProcessor
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.frames import video_of_frames
 from sparsevlm_trt.runtime.visuals.visual import Visual

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.image_processor import ImageProcessor, Pixels
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.visual import Visual
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparsevlm_trt.runtime.errors import BundleError
 from sparsevlm_trt.runtime.image_processor import ImageProcessor
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 from sparsevlm_trt.runtime.tokenizer import Tokenizer
 from sparsevlm_trt.runtime.visuals.anyres import AnyResLayout
 from sparsevlm_trt.runtime.visuals.block import BlockLayout

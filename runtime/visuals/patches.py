@@ -20,7 +20,7 @@ from sparsevlm_trt.runtime.device_array import Tensor
 from sparsevlm_trt.runtime.image_config import ImageConfig
 from sparsevlm_trt.runtime.image_loader import ImageSource, check_area, load_image
 from sparsevlm_trt.runtime.image_processor import ImageProcessor, Pixels
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.frames import no_videos
 from sparsevlm_trt.runtime.visuals.grids import position_table, window_numbers

@@ -17,7 +17,7 @@ import numpy as np
 from sparsevlm_trt.runtime.device_array import Tensor
 from sparsevlm_trt.runtime.image_loader import ImageSource, check_area, load_image
 from sparsevlm_trt.runtime.image_processor import ImageProcessor
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.frames import no_videos
 from sparsevlm_trt.runtime.visuals.numerals import cardinal

@@ -14,7 +14,7 @@ from PIL import Image
 from sparsevlm_trt.runtime.device_array import Tensor
 from sparsevlm_trt.runtime.image_loader import ImageSource, check_area, load_image
 from sparsevlm_trt.runtime.image_processor import ImageProcessor
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.frames import frame_pixels
 from sparsevlm_trt.runtime.visuals.visual import Visual

@@ -38,7 +38,9 @@ from sparsevlm_trt.runtime.evaluation.intervals import Interval, Score
 from sparsevlm_trt.runtime.evaluation.job import Settings
 from sparsevlm_trt.runtime.evaluation.paired import Difference
 from sparsevlm_trt.runtime.evaluation.questions import Question, QuestionSet
-from sparsevlm_trt.runtime.manifest import Manifest, ModelSpec, PlanSpec, StageSpec, VisionSpec
+from sparsevlm_trt.runtime.graph_spec import StageSpec
+from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
+from sparsevlm_trt.runtime.model_spec import ModelSpec, VisionSpec
 from sparsevlm_trt.runtime.session import Session
 
 VISUAL, TEXT = 576, 60

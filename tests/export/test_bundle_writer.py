@@ -20,7 +20,8 @@ import pytest
 from sparsevlm_trt.export.bundle_writer import WRITE_BYTES, BundleWriter
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import ExportError
-from sparsevlm_trt.runtime.manifest import FileSpec, GraphSpec, Manifest
+from sparsevlm_trt.runtime.graph_spec import FileSpec, GraphSpec
+from sparsevlm_trt.runtime.manifest import Manifest
 
 SAMPLE = Path(__file__).parents[1] / "runtime" / "samples" / "bundle.json"
 WEIGHTS = b"weights of embed, tied with head"

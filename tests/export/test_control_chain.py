@@ -12,7 +12,7 @@ from sparsevlm_ops.reference import pruned_generate
 from sparsevlm_ops.schedule import Schedule
 from sparsevlm_trt.runtime import Session
 from sparsevlm_trt.runtime.bundle_report import cost_report
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 
 PRUNING = [name for name, method in METHODS.items() if method.prunes]
 PREFIX, VISUAL, LENGTH, TOKENS = 4, 16, 30, 8

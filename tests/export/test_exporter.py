@@ -23,7 +23,8 @@ from sparsevlm_trt.export.language_graphs import LanguageGraphs
 from sparsevlm_trt.export.to_onnx import onnx_from_module
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import ExportError
-from sparsevlm_trt.runtime.manifest import Manifest, StageSpec
+from sparsevlm_trt.runtime.graph_spec import StageSpec
+from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.session import Session
 
 BUNDLES = [("llava-llama", "float32"), ("llava-llama", "float16"), ("llava-mistral", "float16")]

@@ -1,6 +1,6 @@
 from sparsevlm_trt.export.links import chain_links
 from sparsevlm_trt.export.plan import plan_stages
-from sparsevlm_trt.runtime.manifest import Link
+from sparsevlm_trt.runtime.graph_spec import Link
 
 
 def links_of(num_layers, boundaries, prunes=()):

@@ -21,7 +21,8 @@ from sparsevlm_trt.export.to_onnx import onnx_from_module
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.engines.fusion import attention_verdict
 from sparsevlm_trt.runtime.engines.profiles import Range
-from sparsevlm_trt.runtime.manifest import GraphSpec, Manifest, StageSpec
+from sparsevlm_trt.runtime.graph_spec import GraphSpec, StageSpec
+from sparsevlm_trt.runtime.manifest import Manifest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attention_apart import take_apart

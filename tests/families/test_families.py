@@ -19,7 +19,7 @@ from sparsevlm_trt.export.parity.prompts import ParityPrompt, prompt_from_visual
 from sparsevlm_trt.export.to_onnx import onnx_from_module
 from sparsevlm_trt.export.weights import WeightBinder
 from sparsevlm_trt.runtime.errors import InputError
-from sparsevlm_trt.runtime.manifest import StageSpec
+from sparsevlm_trt.runtime.graph_spec import StageSpec
 
 BAR = 1e-4  # largest difference of a logit, float32
 SCHEDULE = Schedule.of({1: 9})

@@ -13,8 +13,8 @@ import pytest
 from sparsevlm_ops.budget import AUTHORS_PLUS_SCHEDULES
 from sparsevlm_ops.schedule import AUTHORS_SCHEDULES
 from sparsevlm_trt.export import export_bundle
+from sparsevlm_trt.runtime.answer_row import Result
 from sparsevlm_trt.runtime.bundle import Bundle
-from sparsevlm_trt.runtime.generation import Result
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 from sparsevlm_trt.runtime.runner import Array
 from sparsevlm_trt.runtime.session import Session

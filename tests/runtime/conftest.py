@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 
 from sparsevlm_ops.schedule import num_candidates, num_merged
-from sparsevlm_trt.runtime.manifest import (
-    Manifest,
-    ModelSpec,
-    PlanSpec,
-    StageSpec,
-    VisionSpec,
-)
+from sparsevlm_trt.runtime.graph_spec import StageSpec
+from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
+from sparsevlm_trt.runtime.model_spec import ModelSpec, VisionSpec
 
 HIDDEN, HEADS, LAYERS, VOCAB, PATCHES = 8, 2, 6, 32, 12
 IMAGE_TOKEN = 30

@@ -17,7 +17,7 @@ import onnxruntime
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.engines.profiles import SHAPE_INPUTS
 from sparsevlm_trt.runtime.engines.record import Machine
-from sparsevlm_trt.runtime.manifest import GraphSpec
+from sparsevlm_trt.runtime.graph_spec import GraphSpec
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 from sparsevlm_trt.runtime.tensorrt.arena import ALIGNMENT
 from sparsevlm_trt.runtime.tensorrt.engine import Io

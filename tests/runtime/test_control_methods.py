@@ -11,7 +11,7 @@ from sparsevlm_ops.methods import get_method
 from sparsevlm_ops.schedule import Schedule
 from sparsevlm_trt.runtime.boundary import Layout, Pruning
 from sparsevlm_trt.runtime.chain import Chain
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 from sparsevlm_trt.runtime.trace import MERGED, Clock
 
 LAYOUT = Layout(prefix=2, num_visual=12, num_text=5)

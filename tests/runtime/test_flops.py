@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sparsevlm_ops.schedule import Schedule
 from sparsevlm_trt.runtime.errors import PlanError
 from sparsevlm_trt.runtime.flops import chain_cost, layer_multiply_adds, paper_multiply_adds
-from sparsevlm_trt.runtime.manifest import ModelSpec, StageSpec, VisionSpec
+from sparsevlm_trt.runtime.graph_spec import StageSpec
+from sparsevlm_trt.runtime.model_spec import ModelSpec, VisionSpec
 
 LLAVA_7B = ModelSpec(
     source="llava-hf/llava-1.5-7b-hf",

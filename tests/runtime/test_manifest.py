@@ -9,17 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsevlm_trt.runtime.errors import BundleError
-from sparsevlm_trt.runtime.manifest import (
-    FileSpec,
-    GraphSpec,
-    Link,
-    Manifest,
-    ModelSpec,
-    PlanSpec,
-    StageSpec,
-    TensorSpec,
-    VisionSpec,
-)
+from sparsevlm_trt.runtime.graph_spec import FileSpec, GraphSpec, Link, StageSpec, TensorSpec
+from sparsevlm_trt.runtime.manifest import Manifest, PlanSpec
+from sparsevlm_trt.runtime.model_spec import ModelSpec, VisionSpec
 
 SAMPLE = Path(__file__).parent / "samples" / "bundle.json"
 

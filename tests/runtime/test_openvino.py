@@ -157,8 +157,8 @@ def test_a_held_cache_equals_the_bundles_own_form(sessions):
             "hidden_states": np.ascontiguousarray(hidden[:, start:stop]),
             "position_ids": np.arange(start, stop)[None],
             "past_lengths": np.array([start]),
-            "rater_index": np.array([[1, 3]]) if stop == 24 else np.empty((1, 0), np.int64),
-            "visual_index": np.array([[2, 5, 22]]) if stop == 24 else np.empty((1, 0), np.int64),
+            "rater_index": np.array([[1, 13]]) if start == 0 else np.empty((1, 0), np.int64),
+            "visual_index": np.array([[2, 5, 12]]) if start == 0 else np.empty((1, 0), np.int64),
         }
         votes = (
             1,
@@ -185,6 +185,28 @@ def test_a_held_cache_equals_the_bundles_own_form(sessions):
     assert not past
     with pytest.raises(ValueError, match="expected 25 in all at most"):
         cache.run(inputs, into)
+
+
+def test_raters_ask_before_anything_is_kept(sessions):
+    """They see the new keys alone: behind kept ones their shares would be wrong."""
+    runner = sessions["float32"].runner
+    stage = sessions["float32"].bundle.manifest.stages[0]
+    cache = runner.open_cache(stage.graph, 1, 25, np.dtype(np.float32))
+    inputs = {
+        "hidden_states": embeds()[:, :8],
+        "position_ids": np.arange(8)[None],
+        "past_lengths": np.array([0]),
+        "rater_index": np.array([[7]]),
+        "visual_index": np.array([[2, 5]]),
+    }
+    heads = sessions["float32"].bundle.manifest.model.num_heads
+    into = {
+        "last_hidden_state": np.empty((1, 8, WIDTH), np.float32),
+        "rater_attention": np.empty((1, heads, 1, 2), np.float32),
+    }
+    cache.run(inputs, into)
+    with pytest.raises(ValueError, match="raters behind 8 entries"):
+        cache.run({**inputs, "past_lengths": np.array([8])}, into)
 
 
 def test_a_cache_starts_empty_after_another_prompt(sessions):
@@ -334,7 +356,7 @@ def test_a_missing_openvino_says_what_to_install(monkeypatch):
 
 
 def test_a_broken_graph_is_named(tmp_path, make_model):
-    from sparsevlm_trt.runtime.manifest import GraphSpec
+    from sparsevlm_trt.runtime.graph_spec import GraphSpec
 
     manifest, _ = make_model()
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")

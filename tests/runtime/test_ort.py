@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sparsevlm_trt.runtime import ort
+from sparsevlm_trt.runtime import ort_pool
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import RunnerError
-from sparsevlm_trt.runtime.manifest import GraphSpec
+from sparsevlm_trt.runtime.graph_spec import GraphSpec
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 from sparsevlm_trt.runtime.ort_providers import load_cuda, merged_options
 from sparsevlm_trt.runtime.runner import Runner, open_runner
@@ -202,15 +202,15 @@ def test_the_pool_is_made_once_and_shared(monkeypatch):
         def set_global_thread_pool_sizes(intra, inter):
             made.append((intra, inter))
 
-    monkeypatch.setattr(ort, "_pool_threads", None)
-    ort._share_pool(Library, 3)
-    ort._share_pool(Library, 3)
-    ort._share_pool(Library, None)
+    monkeypatch.setattr(ort_pool, "_pool_threads", None)
+    ort_pool.share_pool(Library, 3)
+    ort_pool.share_pool(Library, 3)
+    ort_pool.share_pool(Library, None)
     assert made == [(3, 1)]
     with pytest.raises(RunnerError, match=r"threads=4 .* expected 3"):
-        ort._share_pool(Library, 4)
+        ort_pool.share_pool(Library, 4)
     with pytest.raises(RunnerError, match="threads=0"):
-        ort._share_pool(Library, 0)
+        ort_pool.share_pool(Library, 0)
 
 
 def test_importing_the_runtime_loads_no_engine():

@@ -8,7 +8,8 @@ from sparsevlm_ops.methods import METHODS
 from sparsevlm_ops.rank_rule import RankRule
 from sparsevlm_ops.schedule import Schedule, average_visual_tokens, boundary_counts
 from sparsevlm_trt.runtime.errors import InputError, PlanError
-from sparsevlm_trt.runtime.request import make_request, plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
+from sparsevlm_trt.runtime.request import make_request
 
 
 def test_the_bundles_plan_is_the_default(manifest):

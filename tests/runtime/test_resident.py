@@ -13,7 +13,7 @@ from sparsevlm_ops.methods import METHODS
 from sparsevlm_trt.runtime import Session
 from sparsevlm_trt.runtime.boundary import Layout
 from sparsevlm_trt.runtime.device_array import DeviceArray
-from sparsevlm_trt.runtime.request import plan_pruning
+from sparsevlm_trt.runtime.pruning_plan import plan_pruning
 from sparsevlm_trt.runtime.trace import Clock
 
 PROMPT = "USER: <image>\nwhat is in the corner? ASSISTANT:"

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from sparsevlm_trt.runtime import Bundle, Session
 from sparsevlm_trt.runtime.errors import InputError, PlanError
-from sparsevlm_trt.runtime.manifest import FileSpec
+from sparsevlm_trt.runtime.graph_spec import FileSpec
 
 IMAGE, END = 30, 31
 PROMPT = "a <image> b c d"

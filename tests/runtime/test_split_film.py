@@ -22,7 +22,7 @@ from transformers.video_utils import VideoMetadata
 
 from sparsevlm_trt.runtime.image_config import ImageConfig
 from sparsevlm_trt.runtime.image_processor import ImageProcessor
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 from sparsevlm_trt.runtime.tokenizer import Tokenizer
 from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.layouts import open_layout

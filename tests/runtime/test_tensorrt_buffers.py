@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.engines.limits import Limits
-from sparsevlm_trt.runtime.manifest import Manifest, StageSpec
+from sparsevlm_trt.runtime.graph_spec import StageSpec
+from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.tensorrt.arena import ALIGNMENT, Arena
 from sparsevlm_trt.runtime.tensorrt.buffer_plan import (
     RequestShape,

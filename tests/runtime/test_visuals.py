@@ -45,7 +45,7 @@ from transformers.vision_utils import (
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.image_config import ImageConfig
 from sparsevlm_trt.runtime.image_processor import ImageProcessor
-from sparsevlm_trt.runtime.manifest import VisionSpec
+from sparsevlm_trt.runtime.model_spec import VisionSpec
 from sparsevlm_trt.runtime.tokenizer import Tokenizer
 from sparsevlm_trt.runtime.visuals.clip import Clip
 from sparsevlm_trt.runtime.visuals.grids import position_table, window_numbers
