@@ -122,6 +122,7 @@ def test_a_bundle_from_the_command_line(bundle_of, picture, tmp_path):
     assert row["kv_bytes"] > 0
     assert row["cold_first_token_ms"] > row["load_ms"]
     assert report["machine"]["threads"] >= 1
+    assert 0 < report["start_bytes"] <= report["peak_bytes"]
     assert "onnxruntime" in result.stdout
     bad = CliRunner().invoke(main, [*command, "--budgets", "many"])
     assert bad.exit_code != 0

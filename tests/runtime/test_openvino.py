@@ -18,6 +18,7 @@ from sparsevlm_trt.runtime.runner import Runner, open_runner
 openvino = pytest.importorskip("openvino")
 
 from sparsevlm_trt.runtime.openvino.graph_cache import GraphCache  # noqa: E402
+from sparsevlm_trt.runtime.openvino.held import hold_cache  # noqa: E402
 from sparsevlm_trt.runtime.openvino.precision import (  # noqa: E402
     bfloat16_bits,
     graph_precision,
@@ -207,6 +208,22 @@ def test_raters_ask_before_anything_is_kept(sessions):
     cache.run(inputs, into)
     with pytest.raises(ValueError, match="raters behind 8 entries"):
         cache.run({**inputs, "past_lengths": np.array([8])}, into)
+
+
+def test_an_export_whose_raters_read_all_keys_keeps_its_caches(sessions):
+    """The exporter of today takes a slice of the keys, none of them in a decode step."""
+    bundle = sessions["float32"].bundle
+    stage = bundle.manifest.stages[0]
+    model = openvino.Core().read_model(str(bundle.graph_path(stage.graph)))
+    inputs = {value.get_any_name() for value in model.inputs}
+    nothing = openvino.opset13.constant(np.zeros((1, 1), np.float32)).output(0)
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Slice":
+            read = node.input_value(0)
+            node.output(0).replace(openvino.opset13.relu(read).output(0))
+            node.input(0).replace_source_output(nothing)
+    assert not hold_cache(model, stage, bundle.manifest.model)
+    assert {value.get_any_name() for value in model.inputs} == inputs
 
 
 def test_a_cache_starts_empty_after_another_prompt(sessions):
