@@ -1,6 +1,6 @@
 """How faithful a fast engine is: its answers and kept patches against ONNX Runtime's float32.
 
-    python benchmarks/fidelity.py BUNDLE --data questions.jsonl [--runner openvino] [--json FILE]
+    python benchmarks/fidelity.py BUNDLE --data questions.jsonl [--runner openvino] [--fast BUNDLE]
 
 Both answer every question at every budget, in turn. The bars of a faithful engine: 97 % of the
 kept patches, 98.5 % of the answers.
@@ -61,6 +61,7 @@ def compare(budget: float | None, pairs: Sequence[tuple[Result, Result]]) -> dic
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path))
 @click.option("--runner", default="openvino", show_default=True)
+@click.option("--fast", "other", type=click.Path(path_type=Path), help="Its quantised form.")
 @click.option("--budgets", default="192,64", show_default=True)
 @click.option("--limit", type=int)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
@@ -68,6 +69,7 @@ def main(
     bundle: Path,
     data: Path,
     runner: str,
+    other: Path | None,
     budgets: str,
     limit: int | None,
     json_file: Path | None,
@@ -78,7 +80,7 @@ def main(
     questions = read_questions(data, limit=limit).questions
     with (
         Session.load(bundle, threads=threads) as exact,
-        Session.load(bundle, name, verify=False, threads=threads, **options) as fast,
+        Session.load(other or bundle, name, verify=False, threads=threads, **options) as fast,
         Progress("comparing") as progress,
     ):
         found: dict[float | None, list[tuple[Result, Result]]] = {
@@ -88,12 +90,13 @@ def main(
             progress(question.id, number, len(questions))
             for budget, pairs in found.items():
                 pairs.append((ask(exact, question, budget), ask(fast, question, budget)))
+        quantized = fast.bundle.manifest.quantization
         precision = getattr(fast.runner, "precision", fast.bundle.manifest.model.dtype)
     rows = [compare(budget, pairs) for budget, pairs in found.items()]
     record = {
         "machine": describe_machine(threads),
         "runner": name,
-        "precision": precision,
+        "precision": quantized.scheme if quantized else precision,
         "rows": rows,
     }
     if json_file is not None:
@@ -104,7 +107,7 @@ def main(
         share, overlap = row["equal"] / row["questions"], row["overlap"]
         kept = "-" if overlap is None else f"{overlap:.1%}"
         click.echo(
-            f"{name} {precision} at {row['budget'] or 'none'}: {row['equal']} of "
+            f"{name} {record['precision']} at {row['budget'] or 'none'}: {row['equal']} of "
             f"{row['questions']} answers equal ({share:.1%}), kept patches {kept}"
         )
         if share < BARS["answers"] or (overlap is not None and overlap < BARS["overlap"]):

@@ -1,8 +1,9 @@
 """Time quantised bundles against the one they were made from, in one interleaved run.
 
-    python benchmarks/quantized.py SOURCE QUANTISED... --image FILE [--rounds 5] [--json FILE]
+    python benchmarks/quantized.py SOURCE QUANTISED... --image FILE [--runners NAME,...]
 
-Every round runs every bundle at every budget once, so that a drift of the machine hits all alike.
+Every round runs every bundle on every engine at every budget once, so that a drift of the machine
+hits all alike.
 Prints medians of the language model's prefill and of a decode step, the size of the weights, and
 each as a multiple of the source's.
 """
@@ -19,6 +20,7 @@ import click
 
 from sparsevlm_trt.calibration.weight_bytes import weight_bytes
 from sparsevlm_trt.runtime import Session
+from sparsevlm_trt.runtime.bench.contender import split_runner
 from sparsevlm_trt.runtime.cpu import read_cpu
 from sparsevlm_trt.runtime.table import format_table
 from sparsevlm_trt.runtime.threads import allowed_cpus
@@ -47,17 +49,27 @@ def run_once(session: Session, image: Path, budget: int | None) -> tuple[float, 
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--image", required=True, type=click.Path(path_type=Path))
+@click.option("--runners", default="onnxruntime", show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1))
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(
-    bundles: tuple[Path, ...], image: Path, rounds: int, threads: int | None, out: Path | None
+    bundles: tuple[Path, ...],
+    image: Path,
+    runners: str,
+    rounds: int,
+    threads: int | None,
+    out: Path | None,
 ) -> None:
-    """Time quantised BUNDLES against the first one."""
-    sessions = {
-        path.name: Session.load(path, verify=False, image_cache_bytes=0, threads=threads)
-        for path in bundles
-    }
+    """Time quantised BUNDLES against the first one, on the first engine."""
+    sessions = {}
+    for runner in runners.split(","):
+        engine, options = split_runner(runner)
+        for path in bundles:
+            name = f"{path.name}, {runner}" if "," in runners else path.name
+            sessions[name] = Session.load(
+                path, engine, verify=False, image_cache_bytes=0, threads=threads, **options
+            )
     samples: dict[tuple[str, int | None], list[tuple[float, float]]] = {}
     for number in range(rounds + 1):
         for name, session in sessions.items():
@@ -65,7 +77,7 @@ def main(
                 sample = run_once(session, image, budget)
                 if number:  # the first round warms up
                     samples.setdefault((name, budget), []).append(sample)
-    first = bundles[0].name
+    first = next(iter(sessions))
     size = {name: weight_bytes(session.bundle) for name, session in sessions.items()}
     rows, found = [], []
     for (name, budget), times in samples.items():
