@@ -20,7 +20,7 @@ help:
 	@echo "make test      lint, types, import contracts and all tests but the slow ones"
 	@echo "make test-slow the slow tests"
 	@echo "make bench     the speed figures of docs/benchmarks.md (quiet machine, 10 minutes)"
-	@echo "make benchmarks  all tables of docs/benchmarks.md that need no other tool (quiet machine, half an hour)"
+	@echo "make benchmarks  all tables of docs/benchmarks.md that need no other tool (quiet machine, an hour)"
 	@echo "make bench-7b  export a 7B-shaped model and measure it (30 GB of disk)"
 	@echo "make bench-engines  build TensorRT-RTX engines and measure it (10 GB of disk)"
 
@@ -74,6 +74,10 @@ benchmarks: bench $(BENCH)/one-piece
 	$(BIN)/sparsevlm bench $(BENCH)/bundle --budgets none,0.33 --roofline --rounds 3 \
 		--shape 144x64 --shape 576x64 --shape 1152x64 --shape 2880x64 --shape 576x16 --shape 576x256 \
 		--shape 576x1024 --shape 576x64x4 --shape 576x64x8 --out benchmarks/results/growth.json
+	-$(BIN)/python benchmarks/memory.py $(BENCH)/bundle --json benchmarks/results/memory.json
+	$(BIN)/python examples/digits-vlm/make_questions.py $(BENCH)/questions --count 125
+	-$(BIN)/python benchmarks/fidelity.py $(BENCH)/bundle --data $(BENCH)/questions/questions.jsonl \
+		--json benchmarks/results/fidelity.json
 	$(BIN)/python benchmarks/document.py
 
 bench-7b: $(VENV)/ready

@@ -141,6 +141,7 @@ class OnnxRuntimeRunner(Closing):
         options = self._ort.SessionOptions()
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.use_per_session_threads = False
+        options.add_session_config_entry("session.use_env_allocators", "1")
         # A memory pattern is kept for every new shape: one per decode step, for ever.
         options.enable_mem_pattern = False
         options.log_severity_level = 3

@@ -7,10 +7,12 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from sparsevlm_trt.runtime import ort_pool
+from sparsevlm_trt.runtime.bench.machine import grown_bytes, resident_bytes
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import RunnerError
 from sparsevlm_trt.runtime.graph_spec import GraphSpec
@@ -194,10 +196,41 @@ def test_unknown_runners_and_options_name_the_known():
         open_runner("onnxruntime", colour="red")
 
 
+def test_graphs_share_their_scratch_memory(runner, tmp_path):
+    """One arena for all: the second graph takes what the first one no longer needs."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["turned"]),
+        helper.make_node("MatMul", ["x", "turned"], ["square"]),  # n x n
+        helper.make_node("ReduceMax", ["square"], ["y"], keepdims=0),
+    ]
+    ports = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+        for name, shape in (("x", ["n", 1]), ("y", []))
+    ]
+    graph = helper.make_graph(nodes, "outer", *ports)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    column = np.linspace(0, 3, 6000, dtype=np.float32)[:, None]
+    grown = []
+    for name in ("first", "second"):
+        runner.put(name, model.SerializeToString(), tmp_path)
+        before = resident_bytes()
+        assert runner.run(name, {"x": column})["y"] == pytest.approx(9.0)
+        grown.append(grown_bytes(before))
+    assert grown[0] > 100e6  # 144 MB of products
+    assert grown[1] < 30e6
+
+
 def test_the_pool_is_made_once_and_shared(monkeypatch):
-    made = []
+    made, arenas = [], []
 
     class Library:
+        OrtAllocatorType, OrtMemType = onnxruntime.OrtAllocatorType, onnxruntime.OrtMemType
+        OrtMemoryInfo, OrtArenaCfg = onnxruntime.OrtMemoryInfo, onnxruntime.OrtArenaCfg
+
+        @staticmethod
+        def create_and_register_allocator(memory, config):
+            arenas.append(memory)
+
         @staticmethod
         def set_global_thread_pool_sizes(intra, inter):
             made.append((intra, inter))
@@ -207,6 +240,7 @@ def test_the_pool_is_made_once_and_shared(monkeypatch):
     ort_pool.share_pool(Library, 3)
     ort_pool.share_pool(Library, None)
     assert made == [(3, 1)]
+    assert len(arenas) == 1
     with pytest.raises(RunnerError, match=r"threads=4 .* expected 3"):
         ort_pool.share_pool(Library, 4)
     with pytest.raises(RunnerError, match="threads=0"):
