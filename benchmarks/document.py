@@ -189,8 +189,7 @@ def growth(result: Result) -> str:
 
 def fidelity(result: Result) -> str:
     """A fast engine against ONNX Runtime's float32, on the same questions."""
-    spelled = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-    name = f"{result['runner']}, {spelled.get(result['precision'], result['precision'])}"
+    name = f"{result['runner']}, {result['dtype']}"
     header = ["engine", "budget", "questions", "answers equal", "95 %", "kept patches equal"]
     return markdown(
         header,

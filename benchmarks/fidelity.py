@@ -9,7 +9,6 @@ kept patches, 98.5 % of the answers.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,41 +18,28 @@ import click
 
 from sparsevlm_trt.runtime import Result, Session
 from sparsevlm_trt.runtime.bench.case import read_budgets
-from sparsevlm_trt.runtime.bench.contender import split_runner
+from sparsevlm_trt.runtime.bench.contender import computed_dtype, split_runner
 from sparsevlm_trt.runtime.bench.machine import describe_machine
 from sparsevlm_trt.runtime.console import Progress
+from sparsevlm_trt.runtime.evaluation.asking import ask_once
 from sparsevlm_trt.runtime.evaluation.intervals import wilson
-from sparsevlm_trt.runtime.evaluation.overlap import kept_overlap
-from sparsevlm_trt.runtime.evaluation.questions import Question, read_questions
+from sparsevlm_trt.runtime.evaluation.overlap import mean_overlap
+from sparsevlm_trt.runtime.evaluation.questions import read_questions
 from sparsevlm_trt.runtime.threads import allowed_cpus
 
 BARS = {"overlap": 0.97, "answers": 0.985}
 
 
-def ask(session: Session, question: Question, budget: float | None) -> Result:
-    """Answer one question."""
-    content = [{"type": "image"}, {"type": "text", "text": question.asked()}]
-    return session.generate(
-        images=[question.image],
-        messages=[{"role": "user", "content": content}],
-        method="none" if budget is None else "sparsevlm",
-        budget=budget,
-        max_new_tokens=8,
-    )
-
-
 def compare(budget: float | None, pairs: Sequence[tuple[Result, Result]]) -> dict[str, Any]:
     """Hold the second of each pair against the first."""
     equal = sum(first.text == second.text for first, second in pairs)
-    overlaps = [kept_overlap(first.trace, second.trace) for first, second in pairs]
-    measured = [overlap for overlap in overlaps if overlap is not None]
     interval = wilson(equal, len(pairs))
     return {
         "budget": budget,
         "questions": len(pairs),
         "equal": equal,
         "interval": [interval.low, interval.high],
-        "overlap": statistics.mean(measured) if measured else None,
+        "overlap": mean_overlap((first.trace, second.trace) for first, second in pairs),
     }
 
 
@@ -89,14 +75,15 @@ def main(
         for number, question in enumerate(questions):
             progress(question.id, number, len(questions))
             for budget, pairs in found.items():
-                pairs.append((ask(exact, question, budget), ask(fast, question, budget)))
+                first, second = (ask_once(s, question, budget, 8) for s in (exact, fast))
+                pairs.append((first, second))
         quantized = fast.bundle.manifest.quantization
-        precision = getattr(fast.runner, "precision", fast.bundle.manifest.model.dtype)
+        dtype = quantized.scheme if quantized else computed_dtype(fast)
     rows = [compare(budget, pairs) for budget, pairs in found.items()]
     record = {
         "machine": describe_machine(threads),
         "runner": name,
-        "precision": quantized.scheme if quantized else precision,
+        "dtype": dtype,
         "rows": rows,
     }
     if json_file is not None:
@@ -107,7 +94,7 @@ def main(
         share, overlap = row["equal"] / row["questions"], row["overlap"]
         kept = "-" if overlap is None else f"{overlap:.1%}"
         click.echo(
-            f"{name} {record['precision']} at {row['budget'] or 'none'}: {row['equal']} of "
+            f"{name} {dtype} at {row['budget'] or 'none'}: {row['equal']} of "
             f"{row['questions']} answers equal ({share:.1%}), kept patches {kept}"
         )
         if share < BARS["answers"] or (overlap is not None and overlap < BARS["overlap"]):

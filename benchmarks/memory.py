@@ -7,7 +7,7 @@ the bundle was opened, and its peak. The difference should be
 
     weights + caches + scratch + constant
 
-- weights: the bundle's bytes, in the type that the engine computes in;
+- weights: the bytes of graphs and weights, in the type that the engine computes in;
 - caches: the keys and values of the prompt and the answer;
 - scratch: what one layer needs at once for S tokens. Where the engine writes the scores of its
   attention down, `4 B S (S (H + 2) + 6 N + 3 M)` bytes, with heads H, hidden size N, MLP size M;
@@ -26,8 +26,9 @@ from typing import Any
 
 import click
 
+from sparsevlm_trt.calibration.weight_bytes import weight_bytes
 from sparsevlm_trt.runtime.bench.contender import split_runner
-from sparsevlm_trt.runtime.bundle import Bundle, listed_files
+from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.flops import DTYPE_BYTES
 from sparsevlm_trt.runtime.model_spec import ModelSpec
 
@@ -39,16 +40,9 @@ BAR = 0.10
 
 def measured(bundle: Path, runner: str, shape: str, budget: str) -> dict[str, Any]:
     """Run one case in a process of its own."""
-    command = [
-        str(Path(sys.executable).with_name("sparsevlm")),
-        "bench",
-        str(bundle),
-        "--runners",
-        runner,
-        "--shape",
-        shape,
-    ]
-    command += ["--budgets", budget, "--rounds", "1", "--steps", "2", "--json"]
+    command = [str(Path(sys.executable).with_name("sparsevlm")), "bench", str(bundle)]
+    command += ["--runners", runner, "--shape", shape, "--budgets", budget]
+    command += ["--rounds", "1", "--steps", "2", "--json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     report = json.loads(done.stdout)
     (row,) = report["rows"]
@@ -64,14 +58,11 @@ def measured(bundle: Path, runner: str, shape: str, budget: str) -> dict[str, An
     }
 
 
-def weight_bytes(bundle: Bundle, runner: str) -> float:
-    """Bytes of all weights, each file once, as the engine computes with them."""
+def held_bytes(bundle: Bundle, runner: str) -> float:
+    """Bytes of graphs and weights, as the engine computes with them."""
     held = bundle.manifest.model.dtype
     _, options = split_runner(runner)
-    narrowing = DTYPE_BYTES[options.get("dtype", held)] / DTYPE_BYTES[held]
-    files = listed_files(bundle.manifest)
-    used = {name for graph in bundle.manifest.graphs.values() for name in graph.weights}
-    return narrowing * sum(files[name].size_bytes for name in used)
+    return weight_bytes(bundle) * DTYPE_BYTES[options.get("dtype", held)] / DTYPE_BYTES[held]
 
 
 def scratch_bytes(model: ModelSpec, batch: float, num_tokens: float) -> float:
@@ -83,7 +74,9 @@ def scratch_bytes(model: ModelSpec, batch: float, num_tokens: float) -> float:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--runners", default=RUNNERS, show_default=True)
+@click.option(
+    "--runners", default=RUNNERS, show_default=True, help="openvino:bfloat16, with types."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(bundle: Path, runners: str, json_file: Path | None) -> None:
     """Measure all cases and say how far the formula is off."""
@@ -91,8 +84,9 @@ def main(bundle: Path, runners: str, json_file: Path | None) -> None:
     rows: list[dict[str, Any]] = []
     for runner in runners.split(","):
         own = [measured(bundle, runner, s, b) for s in SHAPES for b in BUDGETS]
+        weights = held_bytes(opened, runner)
         for row in own:
-            row["weight_bytes"] = weight_bytes(opened, runner)
+            row["weight_bytes"] = weights
             row["scratch_bytes"] = scratch_bytes(
                 opened.manifest.model, row["batch"], row["num_tokens"]
             )

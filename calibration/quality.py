@@ -13,8 +13,9 @@ from sparsevlm_trt.calibration.weight_bytes import weight_bytes
 from sparsevlm_trt.runtime.answer_row import Result
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import InputError
+from sparsevlm_trt.runtime.evaluation.asking import ask_once
 from sparsevlm_trt.runtime.evaluation.metrics import Metric
-from sparsevlm_trt.runtime.evaluation.overlap import kept_overlap
+from sparsevlm_trt.runtime.evaluation.overlap import mean_overlap
 from sparsevlm_trt.runtime.evaluation.paired import Difference
 from sparsevlm_trt.runtime.evaluation.questions import Question, QuestionSet
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
@@ -165,9 +166,9 @@ def measure_quality(
             if progress is not None:
                 progress(question.id, number, len(data.questions))
             for budget, pairs in found.items():
-                first, second = (_ask(s, question, budget, max_new_tokens) for s in sessions)
+                first, second = (ask_once(s, question, budget, max_new_tokens) for s in sessions)
                 pairs.append((first, second))
-            _ask(Session(source, twin), question, budgets[-1], 2)
+            ask_once(Session(source, twin), question, budgets[-1], 2)
     plans = tuple(
         _plan_quality(budget, data.questions, pairs, metric) for budget, pairs in found.items()
     )
@@ -190,17 +191,6 @@ def measure_quality(
     )
 
 
-def _ask(session: Session, question: Question, budget: int | None, most: int) -> Result:
-    content = [{"type": "image"}, {"type": "text", "text": question.asked()}]
-    return session.generate(
-        images=[question.image],
-        messages=[{"role": "user", "content": content}],
-        method="none" if budget is None else None,
-        budget=budget,
-        max_new_tokens=most,
-    )
-
-
 def _plan_quality(
     budget: int | None,
     questions: Sequence[Question],
@@ -214,8 +204,6 @@ def _plan_quality(
             for question, both in zip(questions, texts, strict=True)
         ]
     )
-    overlaps = [kept_overlap(first.trace, second.trace) for first, second in pairs]
-    measured = [overlap for overlap in overlaps if overlap is not None]
     sides = list(zip(*pairs, strict=True))
     prefill = [statistics.median(result.trace.prefill_ms for result in side) for side in sides]
     steps = [[ms for result in side for ms in result.trace.decode_ms] for side in sides]
@@ -224,7 +212,7 @@ def _plan_quality(
         plan="none" if budget is None else str(budget),
         num=len(pairs),
         agreement=float(np.mean([first == second for first, second in texts])),
-        overlap=float(np.mean(measured)) if measured else None,
+        overlap=mean_overlap((first.trace, second.trace) for first, second in pairs),
         source_accuracy=float(scores[:, 0].mean()),
         accuracy=float(scores[:, 1].mean()),
         difference=Difference.of(scores[:, 1], scores[:, 0]),

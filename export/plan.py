@@ -149,12 +149,8 @@ def _schedule(
 ) -> Schedule | None:
     if not method.prunes:
         return None
-    if isinstance(schedule, Schedule):
-        return schedule
-    if isinstance(schedule, str):
-        return Schedule.parse(schedule)
     if schedule is not None:
-        return Schedule.of(schedule)
+        return Schedule.read(schedule)
     if method.counts == "rank":
         raise PlanError(
             f"plan | method {method.name!r} as the default | expected one whose counts are known "

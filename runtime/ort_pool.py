@@ -50,8 +50,8 @@ def _share_arena(onnxruntime: Any) -> None:
     One of its own for each session would keep the scratch memory of each stage's longest prompt:
     2304 visual tokens on the demo model took 2.4 GB, and take 1.1 GB now.
     """
-    kinds = onnxruntime.OrtAllocatorType, onnxruntime.OrtMemType
-    cpu = onnxruntime.OrtMemoryInfo("Cpu", kinds[0].ORT_ARENA_ALLOCATOR, 0, kinds[1].DEFAULT)
+    kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    cpu = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use)
     try:
         # No bound, and the library's own choice of growth and chunks.
         onnxruntime.create_and_register_allocator(cpu, onnxruntime.OrtArenaCfg(0, -1, -1, -1))

@@ -146,12 +146,8 @@ def _schedule(
     method: Method, schedule: ScheduleLike | None, manifest: Manifest, num_visual: int
 ) -> Schedule | None:
     """Make the schedule of a request; None prunes nothing, ValueError where it cannot be one."""
-    if isinstance(schedule, Schedule):
-        return schedule
-    if isinstance(schedule, str):
-        return Schedule.parse(schedule)
     if schedule is not None:
-        return Schedule.of(schedule)
+        return Schedule.read(schedule)
     plan = manifest.plan
     table = Schedule.of(plan.schedule, plan.source)
     if method.name == plan.method:

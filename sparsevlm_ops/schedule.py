@@ -61,6 +61,17 @@ class Schedule:
         return cls(tuple(sorted((int(layer), int(n)) for layer, n in kept.items())), source)
 
     @classmethod
+    def read(cls, given: "Schedule | str | Mapping[int, int]") -> "Schedule":
+        """Take a schedule as it is, in its spelling, or as `{layer: tokens kept}`.
+
+        Raises:
+            ValueError: It cannot be one.
+        """
+        if isinstance(given, Schedule):
+            return given
+        return cls.parse(given) if isinstance(given, str) else cls.of(given)
+
+    @classmethod
     def parse(cls, text: str) -> "Schedule":
         """Read the spelling `2:300,6:200,15:110`.
 

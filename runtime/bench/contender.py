@@ -17,7 +17,7 @@ from sparsevlm_trt.runtime.session import Session
 from sparsevlm_trt.runtime.timing import Timing
 from sparsevlm_trt.runtime.trace import Trace
 
-__all__ = ["GRAPH_PREFIX", "PARTS", "Contender", "OursContender", "split_runner"]
+__all__ = ["GRAPH_PREFIX", "PARTS", "Contender", "OursContender", "computed_dtype", "split_runner"]
 
 PARTS = ("embed", "raters", "stage", "prune", "head")
 GRAPH_PREFIX = "graph_ms/"  # of the figures that a sample gives for each graph
@@ -75,9 +75,7 @@ class OursContender:
     @property
     def dtype(self) -> str:
         """The type that its products are computed in."""
-        precision = getattr(self.session.runner, "precision", None)
-        by_precision = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-        return by_precision.get(precision or "", self.session.bundle.manifest.model.dtype)
+        return computed_dtype(self.session)
 
     def sample(self, case: Case, num_steps: int) -> dict[str, float]:
         """Answer once; see `Contender`."""
@@ -102,6 +100,13 @@ class OursContender:
             images=[self._image], messages=[{"role": "user", "content": content}], **options
         )
         return _sample_of(result.trace, 1)
+
+
+def computed_dtype(session: Session) -> str:
+    """The type that a session's products are computed in: the bundle's, or the engine's choice."""
+    precision = getattr(session.runner, "precision", None)
+    by_precision = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+    return by_precision.get(precision or "", session.bundle.manifest.model.dtype)
 
 
 def split_runner(spelled: str) -> tuple[str, dict[str, Any]]:

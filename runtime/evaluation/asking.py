@@ -19,7 +19,7 @@ from sparsevlm_trt.runtime.request import Options, make_request
 from sparsevlm_trt.runtime.session import Session
 from sparsevlm_trt.runtime.trace import Clock
 
-__all__ = ["ask"]
+__all__ = ["ask", "ask_once"]
 
 
 def ask(
@@ -76,6 +76,26 @@ def ask(
             decisions=record_from_trace(trace) if changed else None,
             losses=None if reference is None else _losses(result, reference),
         )
+
+
+def ask_once(
+    session: Session, question: Question, budget: float | None, max_new_tokens: int
+) -> Result:
+    """Answer a question by the bundle's own method at a budget, unpruned without one.
+
+    Raises:
+        InputError: The image cannot be read, or the prompt is too long.
+        PlanError: The bundle cannot follow the budget.
+        RunnerError: A graph failed.
+    """
+    content = [{"type": "image"}, {"type": "text", "text": question.asked()}]
+    return session.generate(
+        images=[question.image],
+        messages=[{"role": "user", "content": content}],
+        method="none" if budget is None else None,
+        budget=budget,
+        max_new_tokens=max_new_tokens,
+    )
 
 
 def _read(session: Session, question: Question, settings: Settings) -> tuple[Prompt, float]:

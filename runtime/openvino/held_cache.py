@@ -61,7 +61,8 @@ class OpenVinoCache:
                 f"cache | got {count} entries behind {self.length} | expected {self.capacity} "
                 "in all at most | reserve more"
             )
-        if self.length and inputs.get("rater_index", self._beam[:0, None]).size:
+        raters = inputs.get("rater_index")  # the last stage has none
+        if self.length and raters is not None and raters.size:
             raise ValueError(
                 f"cache | got raters behind {self.length} entries | expected them in a prefill | "
                 "prune before anything is kept"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sparsevlm_trt.runtime.evaluation.overlap import kept_overlap
+from sparsevlm_trt.runtime.evaluation.overlap import kept_overlap, mean_overlap
 
 
 def trace(*stages):
@@ -28,3 +28,10 @@ def test_merged_tokens_count_for_neither():
 
 def test_nothing_is_pruned():
     assert kept_overlap(trace(), trace()) is None
+
+
+def test_the_mean_leaves_out_pairs_that_do_not_prune():
+    pruned, unpruned = trace([0, 1]), trace()
+    pairs = [(pruned, pruned), (unpruned, unpruned), (pruned, trace([5]))]
+    assert mean_overlap(pairs) == pytest.approx(0.5)
+    assert mean_overlap([(unpruned, unpruned)]) is None
