@@ -31,7 +31,7 @@ from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.engines.build_client import ask
 from sparsevlm_trt.runtime.engines.fusion import attention_verdict
 from sparsevlm_trt.runtime.engines.limits import Limits
-from sparsevlm_trt.runtime.engines.profiles import Range, graph_profiles
+from sparsevlm_trt.runtime.engines.profiles import graph_profiles
 from sparsevlm_trt.runtime.strict_json import encode
 
 BARS = {"plan over weights": 0.03, "peak over forecast": 0.25}
@@ -77,26 +77,24 @@ def rows_of(report: Any) -> list[dict[str, Any]]:
 
 
 def attention_of(bundle: Bundle, graph: str) -> tuple[str, int]:
-    """Build a stage where few raters and long sequences let the scratch memory tell.
+    """Build a stage where long sequences let the scratch memory tell.
 
     Returns:
         The verdict, and the scratch memory in bytes.
     """
     limits = Limits(max_prompt=2048, max_new_tokens=2048, max_batch=1, max_images=1)
-    (profile,) = graph_profiles(bundle.manifest, limits, graph)
-    few = Range((1, 0), (1, 8), (1, 64))
-    narrow = {name: few if name == "rater_index" else one for name, one in profile.items()}
+    profiles = graph_profiles(bundle.manifest, limits, graph)
     with tempfile.TemporaryDirectory() as folder:
         request = {
             "target": "tensorrt-rtx",
             "graph": str(bundle.graph_path(graph)),
-            "profiles": encode((narrow,)),
+            "profiles": encode(profiles),
             "flags": {"capabilities": []},
             "place": f"{folder}/plan",
         }
         built = next(event for event in ask(request) if event["event"] == "built")
     scratch = built["scratch_bytes"]
-    return attention_verdict(bundle.manifest, graph, (narrow,), scratch), scratch
+    return attention_verdict(bundle.manifest, graph, profiles, scratch), scratch
 
 
 def judge(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -278,7 +278,7 @@ def _shape_sections(
     with report.section("placement", 60) as found:
         graphs = found["graphs"] = {}
         stage = session.bundle.manifest.stages[0].graph
-        for name in ("vision", "raters", stage, "prune_sparsevlm", "head"):
+        for name in ("vision", "raters", stage, "rater_rows", "prune_sparsevlm", "head"):
             graphs[name] = placement(session.bundle.graph_path(name), device)
 
 

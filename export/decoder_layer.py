@@ -85,7 +85,7 @@ class Attention(nn.Module):
 
     def forward(
         self, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: list[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Attend.
 
         Args:
@@ -95,8 +95,8 @@ class Attention(nn.Module):
             past: Cached key and value, `[B, L, G*D]` each.
 
         Returns:
-            Output `[B, S, N]`, new key and value `[B, S, G*D]`, rotated queries `[B, S, H*D]`,
-            and all keys `[B, L+S, G*D]`.
+            Output `[B, S, N]`, new key and value `[B, S, G*D]`, and queries `[B, S, H*D]`; rotary
+            is applied to keys and queries.
         """
         cos, sin = rotary
         query, new_key, new_value = self.qkv_proj(hidden).split(self.sizes, dim=-1)
@@ -115,7 +115,7 @@ class Attention(nn.Module):
             q_num_heads=self.num_heads,
             kv_num_heads=self.num_kv_heads,
         )[0]
-        return self.o_proj(attended), new_key, new_value, query, keys
+        return self.o_proj(attended), new_key, new_value, query
 
 
 class GatedMlp(nn.Module):
@@ -155,10 +155,11 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: list[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Attention and MLP, both residual; returns what `Attention.forward` does."""
-        attended, *kept = self.self_attn(self.input_layernorm(hidden), rotary, mask, past)
+        attended, new_key, new_value, query = self.self_attn(
+            self.input_layernorm(hidden), rotary, mask, past
+        )
         hidden = hidden + attended
         hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
-        new_key, new_value, query, keys = kept
-        return hidden, new_key, new_value, query, keys
+        return hidden, new_key, new_value, query

@@ -27,8 +27,6 @@ class DeepstackStage(Stage):
         position_ids: Tensor,
         past_lengths: Tensor,
         past_key_values: list[Tensor],
-        rater_index: Tensor | None = None,
-        visual_index: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Run the stage on new tokens.
 
@@ -39,16 +37,6 @@ class DeepstackStage(Stage):
             position_ids: See there.
             past_lengths: See there.
             past_key_values: See there.
-            rater_index: See there.
-            visual_index: See there.
         """
         added = torch.split(self.entry(deepstack_features), hidden_states.shape[2], dim=2)
-        return self.run(
-            hidden_states,
-            position_ids,
-            past_lengths,
-            past_key_values,
-            rater_index,
-            visual_index,
-            added,
-        )
+        return self.run(hidden_states, position_ids, past_lengths, past_key_values, added)

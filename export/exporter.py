@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -117,7 +117,7 @@ def export_bundle(
         graphs: dict[str, GraphSpec] = {}
         judges, steps = judge_graphs(methods), prune_steps(methods)
         towers = sum(tower is not None for tower in (family.vision, family.video))
-        total = len(stages) + len(judges) + len(steps) + 3 + towers
+        total = len(stages) + bool(steps) + len(judges) + len(steps) + 3 + towers
         for number, graph in enumerate(_graph_modules(family, stages, judges, steps)):
             if progress is not None:
                 progress(graph.name, number, total)
@@ -155,7 +155,7 @@ def export_bundle(
 
 
 def _graph_modules(
-    family: Family, stages: Iterable[StageSpec], judges: Iterable[str], steps: Iterable[Step]
+    family: Family, stages: Iterable[StageSpec], judges: Iterable[str], steps: Collection[Step]
 ) -> Iterator[GraphModule]:
     """Yield one graph module at a time, so that only one is in memory."""
     language = family.language
@@ -166,6 +166,8 @@ def _graph_modules(
     yield language.raters()
     for stage in stages:
         yield language.stage(stage)
+    if steps:
+        yield language.rater_rows()
     for judge in judges:
         yield getattr(language, judge)()
     for step in steps:

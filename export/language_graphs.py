@@ -1,4 +1,4 @@
-"""The graphs of a language model: embed, raters, stages, rank, gravity, prune, head."""
+"""The graphs of a language model: embed, raters and their rows, stages, judges, prune, head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsevlm_ops.methods import Step
 from sparsevlm_ops.prune import Pruned
 from sparsevlm_ops.steps import scaled_step
 from sparsevlm_trt.export.checkpoint import Checkpoint
-from sparsevlm_trt.export.decision_modules import Gravity, Prune, Rank, Raters
+from sparsevlm_trt.export.decision_modules import Gravity, Prune, Rank, RaterRows, Raters
 from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
 from sparsevlm_trt.export.decoder_layer import Projection
 from sparsevlm_trt.export.deepstack_stage import DeepstackStage
@@ -32,6 +32,7 @@ __all__ = ["LanguageGraphs"]
 _BATCH, _NEW, _PAST, _RATERS, _VISUAL, _TEXT, _HEADS = 2, 37, 11, 5, 17, 9, 3
 
 _TOKENS = {0: "batch", 1: "seq_len"}
+_ROWS = {0: "batch", 2: "num_raters", 3: "num_visual"}  # of as many heads as the model has
 _ATTENTION = {0: "batch", 1: "num_heads", 2: "num_raters", 3: "num_visual"}
 _BY_RATER = {0: "batch", 1: "num_raters"}
 _BY_VISUAL = {0: "batch", 1: "num_visual"}
@@ -100,13 +101,34 @@ class LanguageGraphs:
             output_axes={"rater_scores": axes, "rater_mask": axes},
         )
 
+    def rater_rows(self) -> GraphModule:
+        """What the raters see at a boundary: one graph for all stages, for a prefill alone."""
+        return GraphModule(
+            name="rater_rows",
+            module=RaterRows(self.config.num_heads, self.config.num_kv_heads),
+            inputs={
+                "queries": self._heads(self.config.num_heads),
+                "keys": self._heads(self.config.num_kv_heads),
+                "rater_index": torch.zeros(_BATCH, _RATERS, dtype=torch.int64),
+                "visual_index": torch.zeros(_BATCH, _VISUAL, dtype=torch.int64),
+            },
+            dynamic={
+                "queries": _TOKENS,
+                "keys": _TOKENS,
+                "rater_index": _BY_RATER,
+                "visual_index": _BY_VISUAL,
+            },
+            outputs=("rater_attention",),
+            output_axes={"rater_attention": _ROWS},
+        )
+
     def stage(self, spec: StageSpec) -> GraphModule:
-        """Decoder layers `[first, stop)`; rater attention too unless the stage is the last."""
-        scores = spec.stop < self.config.num_layers
+        """Decoder layers `[first, stop)`; queries and keys too unless the stage is the last."""
+        shows = spec.stop < self.config.num_layers
         layers = range(spec.first, spec.stop)
         num_deepstack = self.num_deepstack if spec.first == 0 else 0
         kind = DeepstackStage if num_deepstack else Stage
-        module = kind(self.config, layers, self._rotary, self.dtype, scores)
+        module = kind(self.config, layers, self._rotary, self.dtype, shows)
         kv_size = self.config.num_kv_heads * self.config.head_dim
         past_names = _kv_names("past_key_values", layers)
         new_names = _kv_names("new_key_values", layers)
@@ -129,22 +151,15 @@ class LanguageGraphs:
             fed = self._hidden(_NEW).repeat(1, 1, num_deepstack)
             inputs = {"deepstack_features": fed, **inputs}
             dynamic["deepstack_features"] = _TOKENS
-        outputs = ["last_hidden_state", *new_names]
-        output_axes = dict.fromkeys(outputs, _TOKENS)
-        if scores:
-            inputs["rater_index"] = torch.zeros(_BATCH, _RATERS, dtype=torch.int64)
-            inputs["visual_index"] = torch.zeros(_BATCH, _VISUAL, dtype=torch.int64)
-            dynamic["rater_index"] = {0: "batch", 1: "num_raters"}
-            dynamic["visual_index"] = {0: "batch", 1: "num_visual"}
-            outputs.insert(1, "rater_attention")
-            output_axes["rater_attention"] = {0: "batch", 2: "num_raters", 3: "num_visual"}
+        shown = ("queries", "keys") if shows else ()
+        outputs = ("last_hidden_state", *shown, *new_names)
         return GraphModule(
             name=spec.graph,
             module=module,
             inputs=inputs,
             dynamic=dynamic,
-            outputs=tuple(outputs),
-            output_axes=output_axes,
+            outputs=outputs,
+            output_axes=dict.fromkeys(outputs, _TOKENS),
             list_names={"past_key_values": past_names},
             weights=self._sources(module, _BODY_PREFIXES),
         )
@@ -241,6 +256,9 @@ class LanguageGraphs:
     def _positions(self) -> Tensor:
         axes = () if self.config.num_axes == 1 else (self.config.num_axes,)
         return torch.zeros(_BATCH, _NEW, *axes, dtype=torch.int64)
+
+    def _heads(self, num_heads: int) -> Tensor:
+        return torch.zeros(_BATCH, _NEW, num_heads * self.config.head_dim, dtype=self.dtype)
 
     def _hidden(self, length: int) -> Tensor:
         return torch.zeros(_BATCH, length, self.config.hidden_size, dtype=self.dtype)

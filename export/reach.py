@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx
 
 from sparsevlm_trt.export.scan_report import Remedy
+from sparsevlm_trt.runtime.graph_spec import decides
 
 __all__ = ["remedies"]
 
@@ -32,7 +33,6 @@ _MOVES = frozenset(
     ]
 )
 _LINEAR = _MOVES | {"Add", "Sub", "Mul", "MatMul"}
-_ALWAYS_FLOAT32 = ("raters", "rank", "gravity")
 
 
 def remedies(name: str, model: onnx.ModelProto) -> dict[str, Remedy]:
@@ -51,9 +51,9 @@ def remedies(name: str, model: onnx.ModelProto) -> dict[str, Remedy]:
     scaled = _scaled(model, _LINEAR if is_stage else _MOVES) if is_stage or is_prune else set()
     found: dict[str, Remedy] = {}
     for node in model.graph.node:
-        # Of a stage, what no layer made: masks, rotary angles, scores.
+        # Of a stage, what no layer made: masks and rotary angles.
         outside = is_stage and not str(node.name).startswith("layers.")
-        always = outside or is_prune or name in _ALWAYS_FLOAT32
+        always = outside or decides(name)
         for made in node.output:
             found[made] = "scale" if made in scaled else "float32" if always else "island"
     return found

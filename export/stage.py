@@ -1,7 +1,6 @@
-"""A pruning stage as a module: a run of decoder layers, and the rater rows of the last one.
+"""A pruning stage as a module: a run of decoder layers, and what the last one's tokens ask.
 
-Dims: B batch, S new tokens, L cache length, H heads, G kv heads, D head size, N hidden size,
-R raters, V visual tokens.
+Dims: B batch, S new tokens, L cache length, H heads, G kv heads, D head size, N hidden size.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sparsevlm_ops.prune import take_rows
-from sparsevlm_ops.scoring import rater_attention
 from sparsevlm_trt.export.decoder_config import DecoderConfig
 from sparsevlm_trt.export.decoder_layer import DecoderLayer
 from sparsevlm_trt.export.residual import ResidualEntry
@@ -21,7 +18,7 @@ __all__ = ["Stage", "causal_mask"]
 
 
 class Stage(nn.Module):
-    """Decoder layers `[first, stop)`, with the rater rows of the last one if a prune follows."""
+    """Decoder layers `[first, stop)`; the last one's queries and keys if a boundary follows."""
 
     def __init__(
         self,
@@ -29,7 +26,7 @@ class Stage(nn.Module):
         layers: range,
         rotary: tuple[Tensor, float],
         dtype: torch.dtype,
-        scores: bool,
+        shows: bool,
     ) -> None:
         """Make the layers, named by their number in the model.
 
@@ -38,10 +35,10 @@ class Stage(nn.Module):
             layers: Layer numbers of this stage.
             rotary: Inverse frequencies `[D/2]` and the scale of cos and sin.
             dtype: Model type.
-            scores: Whether rater attention is an output: a prune step follows this stage.
+            shows: Whether queries and keys of the last layer are outputs: a boundary follows.
         """
         super().__init__()
-        self.config, self.dtype, self.scores = config, dtype, scores
+        self.config, self.dtype, self.shows = config, dtype, shows
         self.layers = nn.ModuleDict({str(i): DecoderLayer(config, dtype) for i in layers})
         # Hidden states of later stages are scaled already.
         self.entry = ResidualEntry(config.residual_scale if layers.start == 0 else 1.0)
@@ -59,8 +56,6 @@ class Stage(nn.Module):
         position_ids: Tensor,
         past_lengths: Tensor,
         past_key_values: list[Tensor],
-        rater_index: Tensor | None = None,
-        visual_index: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Run the stage on new tokens.
 
@@ -69,16 +64,13 @@ class Stage(nn.Module):
             position_ids: `[B, S]`, or `[B, S, 3]` where a token has three, int64.
             past_lengths: Valid cache entries of each row, `[B]`, int64.
             past_key_values: Key, value of each layer in turn, `[B, L, G*D]`.
-            rater_index: Query rows of the raters, `[B, R]`, int64; only when `scores`.
-            visual_index: Key columns of the visual tokens, `[B, V]`, int64; only when `scores`.
 
         Returns:
-            Hidden states `[B, S, N]`, times the residual scale; rater attention `[B, H, R, V]`
-            float32 when `scores`; then the new key and value of each layer, `[B, S, G*D]`.
+            Hidden states `[B, S, N]`, times the residual scale; when `shows`, the last layer's
+            queries `[B, S, H*D]` and new keys `[B, S, G*D]`, rotary applied; then the new key and
+            value of each layer, `[B, S, G*D]`.
         """
-        return self.run(
-            hidden_states, position_ids, past_lengths, past_key_values, rater_index, visual_index
-        )
+        return self.run(hidden_states, position_ids, past_lengths, past_key_values)
 
     def run(
         self,
@@ -86,8 +78,6 @@ class Stage(nn.Module):
         position_ids: Tensor,
         past_lengths: Tensor,
         past_key_values: list[Tensor],
-        rater_index: Tensor | None,
-        visual_index: Tensor | None,
         added: Sequence[Tensor] = (),
     ) -> tuple[Tensor, ...]:
         """Run the stage, see `forward`; `added` are `[B, S, N]` for the first layers' outputs."""
@@ -95,37 +85,16 @@ class Stage(nn.Module):
         mask = causal_mask(hidden_states.shape[1], num_past, past_lengths, self.dtype)
         rotary = self._rotary(position_ids)
         hidden, new = self.entry(hidden_states), []
-        query = keys = hidden_states
+        query = new_key = hidden_states
         for i, layer in enumerate(self.layers.values()):
             past = past_key_values[2 * i : 2 * i + 2]
-            hidden, new_key, new_value, query, keys = layer(hidden, rotary, mask, past)
+            hidden, new_key, new_value, query = layer(hidden, rotary, mask, past)
             if i < len(added):
                 hidden = hidden + added[i]
             new += [new_key, new_value]
-        if not self.scores:
-            return (hidden, *new)
-        assert rater_index is not None
-        assert visual_index is not None
-        return (hidden, self._score(query, keys, mask, rater_index, visual_index), *new)
-
-    def _score(
-        self, query: Tensor, keys: Tensor, mask: Tensor, rater_index: Tensor, visual_index: Tensor
-    ) -> Tensor:
-        batch, num_heads, head_dim = query.shape[0], self.config.num_heads, self.config.head_dim
-        num_raters = rater_index.shape[1]
-        rows = take_rows(query, rater_index).reshape(batch, num_raters, num_heads, head_dim)
-        # A decode step has no rater. Then no key is read, or it would turn the whole cache over.
-        num_read = keys.shape[1] * (1 - 1 // (num_raters + 1))
-        read = keys[:, :num_read]
-        grouped = read.reshape(batch, num_read, self.config.num_kv_heads, head_dim)
-        row_mask = take_rows(mask[:, 0], rater_index)[:, None, :, :num_read]
-        return rater_attention(
-            rows.transpose(1, 2),
-            grouped.transpose(1, 2),
-            row_mask,
-            visual_index,
-            scale=head_dim**-0.5,
-        )
+        # A copy: an engine that keeps its caches itself gives the new keys here alone.
+        shown = (query, new_key.clone()) if self.shows else ()
+        return (hidden, *shown, *new)
 
     def _rotary(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.position_axes is None:

@@ -149,7 +149,7 @@ def cost_report(
 
 def _flow_order(item: tuple[str, GraphSpec]) -> tuple[int, str]:
     """Sort graphs by when a prompt meets them."""
-    kinds = ("vision", "embed", "raters", "stage", "prune", "head")
+    kinds = ("vision", "embed", "raters", "stage", "rater", "prune", "head")
     kind = item[0].partition("_")[0]
     return (kinds.index(kind) if kind in kinds else len(kinds), item[0])
 

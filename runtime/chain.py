@@ -129,15 +129,19 @@ class Chain:
             start = layout.prefix + num_visual
             acts = layer in steps and num_visual - len(layout.words) >= 2
             asks = acts and votes.scores is None
-            rater_index = votes.offsets + start if asks else _nothing(batch)
-            block = np.arange(layout.prefix, start, dtype=np.int64)
-            visual_index = np.tile(block, (batch, 1)) if asks else _nothing(batch)
-            hidden, attention = self._stages.run_stage(
-                number, hidden, positions, cache, rater_index, visual_index, clock, deepstack
+            hidden, shown = self._stages.run_stage(
+                number, hidden, positions, cache, clock, deepstack, shows=asks
             )
             if not acts:
                 continue
-            if votes.scores is not None:
+            block = np.arange(layout.prefix, start, dtype=np.int64)
+            rater_index, visual_index = votes.offsets + start, np.tile(block, (batch, 1))
+            if shown is not None:
+                attention = self._stages.rater_attention(
+                    shown, rater_index, visual_index, clock, layer
+                )
+            else:
+                assert votes.scores is not None
                 scores = votes.scores[len(prunes[0])]
                 attention = np.ascontiguousarray(scores[:, None, None])  # [B, 1, 1, V]
             judged = judge(
@@ -196,16 +200,12 @@ class Chain:
         Returns:
             Logits `[B, vocab]`.
         """
-        batch = tokens.shape[0]
-        nothing = _nothing(batch)
         hidden = self.embed(tokens[:, None], clock)
         for number, cache in enumerate(state.caches):
             positions = state.positions(number)
             if self._num_axes > 1:  # a word stands at the same place on all axes
                 positions = np.repeat(positions[..., None], self._num_axes, axis=2)
-            hidden, _ = self._stages.run_stage(
-                number, hidden, positions, cache, nothing, nothing, clock
-            )
+            hidden, _ = self._stages.run_stage(number, hidden, positions, cache, clock)
         state.step()
         return self._stages.logits(hidden, clock)
 
@@ -238,8 +238,3 @@ class Chain:
             visual = np.delete(np.asarray(visual), layout.words, axis=1)
         inputs = {"visual_embeds": contiguous(visual), "text_embeds": contiguous(text)}
         return votes_of_mask(np.asarray(self._stages.run("raters", inputs, clock)["rater_mask"]))
-
-
-def _nothing(batch: int) -> Index:
-    """Return the index of no token, `[B, 0]`."""
-    return np.empty((batch, 0), np.int64)

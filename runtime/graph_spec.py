@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from sparsevlm_trt.runtime.spec_checks import hash_problems, one_of, repeats
 
-__all__ = ["FileSpec", "GraphSpec", "Link", "StageSpec", "TensorSpec"]
+__all__ = ["FileSpec", "GraphSpec", "Link", "StageSpec", "TensorSpec", "decides"]
 
 TENSOR_DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool")
+_DECIDING = ("raters", "rater_rows", "rank", "gravity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +90,8 @@ class Link:
 
     source: str = field(metadata={"json": "from"})
     target: str = field(metadata={"json": "to"})
+
+
+def decides(graph: str) -> bool:
+    """Whether a graph of that name decides what is kept: such graphs compute in float32."""
+    return graph in _DECIDING or graph.startswith("prune_")

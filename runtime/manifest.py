@@ -16,7 +16,7 @@ from sparsevlm_trt.runtime.strict_json import decode, encode, json_text, parse_j
 
 __all__ = ["FORMAT_VERSION", "Manifest", "PlanSpec", "QuantizationSpec"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 GRAPH_NAME = re.compile(r"[A-Za-z0-9_+\-]+")  # no dot: a link is spelled graph.tensor
 REMEDY = "export the bundle again"
 

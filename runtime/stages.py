@@ -1,12 +1,14 @@
 """The graphs of a bundle on an engine, each timed: stages with their caches, and all others.
 
-Dims: B batch, S tokens of this call, N hidden size, R raters, V visual tokens, H heads.
+Dims: B batch, S tokens of this call, N hidden size, R raters, V visual tokens, H heads, G kv
+heads, D head size.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -17,12 +19,25 @@ from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Runner
 from sparsevlm_trt.runtime.trace import Clock
 
-__all__ = ["DEEPSTACK", "Stages"]
+__all__ = ["DEEPSTACK", "Shown", "Stages"]
 
 Floats = NDArray[np.float32]
 Index = NDArray[np.int64]
 # An output of the vision graph; laid out as the prompt is, an input of the first stage.
 DEEPSTACK = "deepstack_features"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """What a stage's last layer asked and held, in the model's type.
+
+    Attributes:
+        queries: Of the tokens of a call, `[B, S, H*D]`.
+        keys: Of the same tokens, `[B, S, G*D]`.
+    """
+
+    queries: Tensor
+    keys: Tensor
 
 
 class Stages:
@@ -39,7 +54,7 @@ class Stages:
         self._runner = runner
         self.specs = manifest.stages
         self.num_deepstack = model.num_deepstack or 0
-        self._num_heads = model.num_heads
+        self._query_width = model.num_heads * model.head_dim
         self._cache_width = model.num_kv_heads * model.head_dim
         self._kv_dtype = np.dtype(model.kv_dtype)
 
@@ -64,16 +79,23 @@ class Stages:
         hidden: Tensor,
         positions: Tensor,
         cache: Cache | HeldCache,
-        rater_index: Index,
-        visual_index: Index,
         clock: Clock,
         deepstack: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Run a stage; its new keys and values go straight into the cache."""
+        shows: bool = False,
+    ) -> tuple[Tensor, Shown | None]:
+        """Run a stage; its new keys and values go straight into the cache.
+
+        Args:
+            number: Of the stage.
+            hidden: `[B, S, N]`.
+            positions: `[B, S]`, or `[B, S, 3]`.
+            cache: The stage's own.
+            clock: Takes its time.
+            deepstack: What the first layers add, `[B, S, k*N]`; None: nothing.
+            shows: Whether raters will ask about its last layer: no last stage has any.
+        """
         batch, count, _ = hidden.shape
         result = self._runner.empty(hidden.shape, hidden.dtype)
-        votes = (batch, self._num_heads, rater_index.shape[1], visual_index.shape[1])
-        attention = self._runner.empty(votes, np.float32)
         inputs = {
             "hidden_states": hidden,
             "position_ids": positions,
@@ -84,10 +106,11 @@ class Stages:
                 width = self.num_deepstack * hidden.shape[2]
                 deepstack = np.zeros((batch, count, width), hidden.dtype)
             inputs[DEEPSTACK] = deepstack
-        into = {"last_hidden_state": result}
-        if number < len(self.specs) - 1:
-            inputs["rater_index"], inputs["visual_index"] = rater_index, visual_index
-            into["rater_attention"] = attention
+        into, shown = {"last_hidden_state": result}, None
+        if shows:
+            widths = (self._query_width, self._cache_width)
+            shown = Shown(*(self._runner.empty((batch, count, w), hidden.dtype) for w in widths))
+            into |= {"queries": shown.queries, "keys": shown.keys}
         graph = self.specs[number].graph
         if isinstance(cache, Cache):
             written = cache.new_views(count)
@@ -97,7 +120,20 @@ class Stages:
             started = time.perf_counter()
             cache.run(inputs, into)
             clock.add(graph, started)
-        return result, attention
+        return result, shown
+
+    def rater_attention(
+        self, shown: Shown, rater_index: Index, visual_index: Index, clock: Clock, layer: int
+    ) -> Tensor:
+        """Compute what raters `[B, R]` see of visual tokens `[B, V]`: `[B, H, R, V]` float32."""
+        inputs = {
+            "queries": shown.queries,
+            "keys": shown.keys,
+            "rater_index": rater_index,
+            "visual_index": visual_index,
+        }
+        made = self.run("rater_rows", inputs, clock, step=f"rater_rows_{layer}")
+        return made["rater_attention"]
 
     def logits(self, hidden: Tensor, clock: Clock) -> Floats:
         """Run the head on the last position of `[B, S, N]`; logits `[B, vocab]`."""

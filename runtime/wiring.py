@@ -62,6 +62,8 @@ def _graph_problems(manifest: Manifest) -> Iterator[str]:
     if manifest.plan.boundaries:
         methods = [method for method in manifest.plan.methods if method != "none"]
         needed += [(f"plan.methods {method}", f"prune_{method}") for method in methods]
+        if methods:
+            needed.append(("plan.methods", "rater_rows"))
     if manifest.vision is not None:
         needed.append(("vision", "vision"))
         if manifest.vision.setting("frame_tokens"):

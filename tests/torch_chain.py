@@ -124,7 +124,7 @@ def torch_bundle(
 def _graphs(family: Family, stages: tuple[StageSpec, ...]) -> list[GraphModule]:
     language = family.language
     towers = [tower for tower in (family.vision, family.video) if tower is not None]
-    ends = [language.embed(), language.raters(), language.head()]
+    ends = [language.embed(), language.raters(), language.rater_rows(), language.head()]
     return [*towers, *ends, *map(language.stage, stages)]
 
 

@@ -100,8 +100,6 @@ def follow(
             "hidden_states": hidden,
             "position_ids": torch.from_numpy(positions[stage.graph]),
             "past_lengths": torch.zeros(1, dtype=torch.int64),
-            "rater_index": (raters + start + count)[None],
-            "visual_index": torch.arange(start, start + count)[None],
         }
         if stage.first == 0 and prompt.deepstack is not None:
             given["deepstack_features"] = prompt.deepstack
@@ -112,7 +110,13 @@ def follow(
         hidden = made["last_hidden_state"]
         if step is None:
             continue
-        scores = _scores(graphs, made["rater_attention"], step, corrections)
+        asked = {
+            "queries": made["queries"],
+            "keys": made["keys"],
+            "rater_index": (raters + start + count)[None],
+            "visual_index": torch.arange(start, start + count)[None],
+        }
+        scores = _scores(graphs, graphs.rater_attention(asked), step, corrections)
         scores[torch.from_numpy(words)] = WORD_SCORE
         words = np.searchsorted(step.kept, words)
         call = next(prunes)
@@ -126,8 +130,8 @@ def follow(
 
 def _raters(calls: Sequence[GraphCall], layout: Layout) -> Tensor:
     """The chain's raters, counted from the first token after the image."""
-    rows = (call.inputs["rater_index"][0] for call in calls if "rater_index" in call.inputs)
-    asked = next((row for row in rows if row.size), np.zeros(0, np.int64))
+    rows = (call.inputs["rater_index"][0] for call in calls if call.graph == "rater_rows")
+    asked = next(rows, np.zeros(0, np.int64))
     return torch.from_numpy(asked - layout.prefix - layout.num_visual)
 
 

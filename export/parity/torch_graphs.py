@@ -8,8 +8,10 @@ V visual tokens, K kept, M merge candidates.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -67,6 +69,8 @@ class TorchGraphs:
             made = self.stage(self._stages[graph], given)
         elif graph.startswith("prune_"):
             made = _prune(get_method(graph.removeprefix("prune_")), given, outputs)
+        elif graph == "rater_rows":
+            made = {"rater_attention": self.rater_attention(given)}
         elif graph == "rank":
             made = {"rank": _rank(given)}
         elif graph == "gravity":
@@ -117,11 +121,6 @@ class TorchGraphs:
         made: dict[str, Tensor] = {}
         fed = given.get("deepstack_features")
         added = () if fed is None else torch.split(fed, hidden.shape[2], dim=2)
-        probabilities: list[Tensor] = []
-
-        def catch(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
-            probabilities.append(outputs[1])
-
         for number in range(stage.first, stage.stop):
             layer = decoder.layers[number]
             cache = _OneLayerCache(
@@ -129,8 +128,7 @@ class TorchGraphs:
                 given[f"past_key_values.{number}.value"],
                 layer.self_attn.head_dim,
             )
-            hook = layer.self_attn.register_forward_hook(catch)
-            try:
+            with _Queries(layer.self_attn) as queries:
                 hidden = layer(
                     hidden,
                     attention_mask=mask,
@@ -139,20 +137,57 @@ class TorchGraphs:
                     use_cache=True,
                     position_embeddings=rotary,
                 )
-            finally:
-                hook.remove()
             if number < len(added):
                 hidden = hidden + added[number]
             made[f"new_key_values.{number}.key"] = _rows(cache.new_key)
             made[f"new_key_values.{number}.value"] = _rows(cache.new_value)
         made["last_hidden_state"] = hidden
         if stage.graph != self._last:
-            rows = given["rater_index"][:, None, :, None]  # [B, 1, R, 1]
-            columns = given["visual_index"][:, None, None, :]  # [B, 1, 1, V]
-            batch = torch.arange(len(hidden))[:, None, None, None]
-            heads = torch.arange(probabilities[-1].shape[1])[None, :, None, None]
-            made["rater_attention"] = probabilities[-1][batch, heads, rows, columns]
+            made["queries"], made["keys"] = _rows(queries.rotated), _rows(cache.new_key)
         return made
+
+    @torch.no_grad()
+    def rater_attention(self, given: Mapping[str, Tensor]) -> Tensor:
+        """Look up the raters' rows, `[B, H, R, V]`, in the attention of all tokens."""
+        attention = self._reference.decoder.layers[0].self_attn
+        queries, keys = (_heads(given[name], attention.head_dim) for name in ("queries", "keys"))
+        keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
+        none_before = torch.zeros(len(queries), dtype=torch.int64)
+        mask = _mask(queries.shape[2], 0, none_before)
+        products = queries @ keys.transpose(2, 3) * attention.scaling
+        probabilities = torch.softmax(products + mask, dim=-1)  # [B, H, S, S]
+        rows = given["rater_index"][:, None, :, None]  # [B, 1, R, 1]
+        columns = given["visual_index"][:, None, None, :]  # [B, 1, 1, V]
+        batch = torch.arange(len(queries))[:, None, None, None]
+        heads = torch.arange(queries.shape[1])[None, :, None, None]
+        return probabilities[batch, heads, rows, columns]
+
+
+class _Queries:
+    """Catches the queries that a layer's eager attention is given, rotary applied.
+
+    Attributes:
+        rotated: `[B, H, S, D]`.
+    """
+
+    rotated: Tensor
+
+    def __init__(self, attention: nn.Module) -> None:
+        """Take the module; transformers keeps its function beside it."""
+        home = sys.modules[type(attention).__module__]
+        self._attend = home.eager_attention_forward
+        self._patch = mock.patch.object(home, "eager_attention_forward", self._catch)
+
+    def __enter__(self) -> _Queries:
+        self._patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.stop()
+
+    def _catch(self, module: nn.Module, query: Tensor, *args: Any, **options: Any) -> Any:
+        self.rotated = query
+        return self._attend(module, query, *args, **options)
 
 
 class _OneLayerCache:

@@ -19,7 +19,8 @@ from sparsevlm_trt.runtime.trace import Trace
 
 __all__ = ["GRAPH_PREFIX", "PARTS", "Contender", "OursContender", "computed_dtype", "split_runner"]
 
-PARTS = ("embed", "raters", "stage", "prune", "head")
+# How the steps of each part begin.
+PARTS = {"embed": "embed", "raters": "rater", "stage": "stage", "prune": "prune", "head": "head"}
 GRAPH_PREFIX = "graph_ms/"  # of the figures that a sample gives for each graph
 
 
@@ -137,8 +138,8 @@ def _sample_of(trace: Trace, batch: int) -> dict[str, float]:
     timing = Timing.of(trace)
     decode_ms = statistics.median(trace.decode_ms)
     parts = {
-        f"{part}_ms": sum(ms for step, ms in trace.timings_ms if step.startswith(part))
-        for part in PARTS
+        f"{part}_ms": sum(ms for step, ms in trace.timings_ms if step.startswith(start))
+        for part, start in PARTS.items()
     }
     graphs: dict[str, float] = {}
     for step, ms in trace.timings_ms:

@@ -2,7 +2,7 @@
 
 An attention that is not fused stores the scores of all heads, and their softmax: memory that grows
 with new tokens times all tokens times heads. A fused one never holds them. Where the shapes are so
-small, or the raters so many, that other tensors may take as much, the figure cannot tell.
+small that other tensors may take as much, the figure cannot tell.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ FUSED, NOT_FUSED, UNCLEAR = "fused", "not fused", "unclear"
 
 # Copies of the scores that an attention which is not fused was seen to hold: 2 to 4.
 _COPIES = 1.5
-# What else a stage may hold: copies of the rater rows (float32), of the mask and of the widest
-# activations (2 bytes), and workspaces of matrix products.
-_RATER_COPIES, _MASK_COPIES, _ACTIVATION_COPIES, _WORKSPACE = 2.5, 8, 6, 24 << 20
+# What else a stage may hold: copies of the mask and of the widest activations (2 bytes), and
+# workspaces of matrix products.
+_MASK_COPIES, _ACTIVATION_COPIES, _WORKSPACE = 8, 6, 24 << 20
 
 
 def attention_verdict(
@@ -45,12 +45,10 @@ def attention_verdict(
     for profile in profiles:
         batch, new = profile["hidden_states"].max[:2]
         past = next(one.max[1] for name, one in profile.items() if name.startswith("past_key"))
-        raters = profile["rater_index"].max[1] if "rater_index" in profile else 0
         seen, heads = new + past, manifest.model.num_heads
         widest = max(manifest.model.intermediate_size, manifest.model.hidden_size)
         unfused = max(unfused, _COPIES * 2 * batch * heads * new * seen)
-        other = 4 * _RATER_COPIES * batch * heads * raters * seen
-        other += 2 * _MASK_COPIES * batch * new * seen
+        other = 2 * _MASK_COPIES * batch * new * seen
         other += 2 * _ACTIVATION_COPIES * batch * new * widest
         rest = max(rest, other + _WORKSPACE)
     if scratch_bytes < unfused:

@@ -15,7 +15,7 @@ from sparsevlm_ops.methods import METHODS, get_method
 from sparsevlm_ops.schedule import Schedule, stage_visual_counts
 from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.errors import EngineError
-from sparsevlm_trt.runtime.graph_spec import GraphSpec
+from sparsevlm_trt.runtime.graph_spec import GraphSpec, decides
 from sparsevlm_trt.runtime.manifest import Manifest
 
 __all__ = ["MAX_TOPK", "PROFILE_KINDS", "SHAPE_INPUTS", "Profile", "Range", "graph_profiles"]
@@ -28,8 +28,6 @@ _USUAL_TEXT = 64  # tokens of a usual question, the template's included
 _USUAL_RATERS = 8
 # Inputs whose values, not shapes, are ranges: sizes that the host reads.
 SHAPE_INPUTS = ("num_kept", "num_heads")
-# Graphs that read the raters' attention, and those that prune, have raters and visual tokens.
-_AT_BOUNDARY = ("prune_", "rank", "gravity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +70,6 @@ def graph_profiles(
         **dims,
         "seq_len": (1, 1, 1),
         "past_len": (1, usual_past, limits.capacity),
-        "num_raters": (0, 0, 0),
-        "num_visual": (0, 0, 0),
     }
     return (_profile(graph, spec, dims), _profile(graph, spec, decode))
 
@@ -88,26 +84,29 @@ def _dims(manifest: Manifest, limits: Limits, graph: str) -> _Dims:
     # Raters are text, and something visual stands before them: one image, if images are known.
     most_text = limits.most_text
     usual_text = min(_USUAL_TEXT, most_text)
-    prunes = graph != "raters" and graph.startswith(_AT_BOUNDARY)
+    at_boundary = graph != "raters" and decides(graph)  # raters and visual tokens are there
     # A rank of 1 can leave merged tokens alone.
     least_kept = int(graph not in [f"prune_{name}" for name in METHODS_BY_RANK])
     visual = _usual_visual(manifest, graph, usual_visual)
     length = min(visual + usual_text, limits.max_prompt)
     heads = manifest.model.num_heads
-    least_visual = 2 if prunes else 1 if graph == "raters" else 0
+    least_visual = 2 if at_boundary else 1 if graph == "raters" else 0
     kept = min(most_visual - 1, MAX_TOPK)
-    return {
+    dims = {
         "batch": (1, 1, limits.max_batch),
-        "seq_len": (2 if prunes else 1, max(2, length) if prunes else length, limits.max_prompt),
+        "seq_len": (1, length, limits.max_prompt),
         "past_len": (0, 0, limits.capacity),
         "num_visual": (least_visual, max(least_visual, visual), max(least_visual, most_visual)),
-        "num_raters": (int(prunes), min(_USUAL_RATERS, most_text), most_text),
+        "num_raters": (int(at_boundary), min(_USUAL_RATERS, most_text), most_text),
         "num_text": (1, usual_text, most_text),
         "num_heads": (1, heads, heads),
         "num_images": (1, 1, limits.most_rows),
         "num_patches": _patches(manifest, limits),
         "num_kept": (least_kept, max(1, min(usual_visual // 3, kept)), max(1, kept)),
     }
+    if at_boundary:
+        dims["seq_len"] = (2, max(2, length), limits.max_prompt)
+    return dims
 
 
 def _patches(manifest: Manifest, limits: Limits) -> tuple[int, int, int]:

@@ -20,16 +20,14 @@ from sparsevlm_trt.runtime.openvino.held import hold_cache
 from sparsevlm_trt.runtime.openvino.precision import (
     Precision,
     graph_precision,
-    keep_float32,
     narrow_weights,
 )
 
 __all__ = ["CompiledGraph", "Compiler"]
 
 # Part of every cached graph's name: raise it whenever the rewriting changes.
-_FORM = 3
+_FORM = 4
 _MESSAGE_LENGTH = 300  # characters
-_SCORES = ("rater_attention",)
 
 
 class CompiledGraph:
@@ -199,7 +197,6 @@ class Compiler:
         from openvino import save_model
 
         network = self._rewritten(bundle, graph, holds_cache)
-        keep_float32(network, _SCORES)
         memory = narrow_weights(network) if precision == "bf16" else []
         save_model(network, str(path), compress_to_fp16=False)
         del memory

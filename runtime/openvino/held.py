@@ -5,9 +5,6 @@ converts, joins and repeats the whole past. OpenVINO's attention can append to a
 and read it in place, for several query heads to a key head, where it finds this pattern: a
 variable, Gather by `beam_idx`, Concat, Multiply by ones to repeat the heads, Transpose, attention.
 
-The raters' rows read keys beside the attention, which may have no other reader. They get the new
-keys alone: raters ask in a prefill, before anything is kept.
-
 Dims: B batch, S new tokens, L cache length, H heads, G kv heads, D head size.
 """
 
@@ -53,9 +50,6 @@ def hold_cache(model: Any, stage: StageSpec, spec: ModelSpec) -> bool:
     )
     if not sound or "hidden_states" not in inputs:
         return False
-    last_keys = inputs[f"{_PAST}.{stage.stop - 1}.key"]
-    if "rater_attention" in outputs and not _slices_keys(last_keys):
-        return False
     rewrite = _Rewrite(model, spec, inputs["hidden_states"])
     for attention, layer in zip(attentions, layers, strict=True):
         for port, part in ((1, f"{layer}.key"), (2, f"{layer}.value")):
@@ -63,21 +57,10 @@ def hold_cache(model: Any, stage: StageSpec, spec: ModelSpec) -> bool:
             new = result.input_value(0)  # [B, S, G*D]
             attention.input(port).replace_source_output(rewrite.attended(new, part))
             past = inputs[f"{_PAST}.{part}"].get_node()
-            rewrite.detach(past, new)
+            rewrite.detach(past)
             model.remove_result(result)
     rewrite.finish([inputs[f"{_PAST}.{part}"].get_node() for part in parts])
     return True
-
-
-def _slices_keys(past: Any) -> bool:
-    """Tell whether a stage reads no key for its raters where it has none: older exports did."""
-    joined = [reader.get_node() for reader in past.get_target_inputs()]
-    return any(
-        user.get_node().get_type_name() == "Slice"
-        for node in joined
-        if node.get_type_name() == "Concat"
-        for user in node.output(0).get_target_inputs()
-    )
 
 
 class _Rewrite:
@@ -113,14 +96,12 @@ class _Rewrite:
             entries = ops.reshape(repeated, shape, special_zero=True)
         return self._given(ops.transpose(entries, self._ints([0, 2, 1, 3])))
 
-    def detach(self, past: Any, new: Any) -> None:
-        """Let the raters' rows read the new keys, and whoever asks find the shape elsewhere."""
+    def detach(self, past: Any) -> None:
+        """Let whoever asks for the shape of the past find it elsewhere."""
         for reader in list(past.output(0).get_target_inputs()):
             node = reader.get_node()
             if node.get_type_name() == "ShapeOf":
                 node.output(0).replace(self._past_shape.output(0))
-            elif node.output(0).get_target_inputs():
-                node.output(0).replace(new)
 
     def finish(self, past: list[Any]) -> None:
         """Register the new nodes and drop the old inputs."""

@@ -52,7 +52,7 @@ class OpenVinoCache:
             into: Where its outputs without the new entries go.
 
         Raises:
-            ValueError: The new entries do not fit, or raters ask about entries kept before.
+            ValueError: The new entries do not fit.
             RunnerError: The engine failed.
         """
         count = inputs["hidden_states"].shape[1]
@@ -60,12 +60,6 @@ class OpenVinoCache:
             raise ValueError(
                 f"cache | got {count} entries behind {self.length} | expected {self.capacity} "
                 "in all at most | reserve more"
-            )
-        raters = inputs.get("rater_index")  # the last stage has none
-        if self.length and raters is not None and raters.size:
-            raise ValueError(
-                f"cache | got raters behind {self.length} entries | expected them in a prefill | "
-                "prune before anything is kept"
             )
         more = {"beam_idx": self._beam, "num_past": np.array([self.length], np.int64)}
         infer(self._compiled, self._request, {**inputs, **more}, into)

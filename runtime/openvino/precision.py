@@ -1,27 +1,26 @@
-"""Which type each graph computes in, and the parts of a narrow graph that stay float32.
+"""Which type each graph computes in, and how a narrow one's weights are stored.
 
-A decision that flips costs more than a rounding: graphs that decide (raters, prune steps) and the
-rater rows of a stage compute in float32 whatever the rest does.
+A decision that flips costs more than a rounding: graphs that decide compute in float32 whatever
+the rest does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
 
 from sparsevlm_trt.runtime.errors import RunnerError
+from sparsevlm_trt.runtime.graph_spec import decides
 
-__all__ = ["Precision", "graph_precision", "keep_float32", "narrow_weights", "pick_precision"]
+__all__ = ["Precision", "graph_precision", "narrow_weights", "pick_precision"]
 
 Precision = Literal["f32", "bf16", "f16"]
 
 _BY_DTYPE: dict[str, Precision] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES = {"bf16": "BF16", "f16": "FP16"}
-# rt_info of OpenVINO that exempts an operator from INFERENCE_PRECISION_HINT, and the one that
-# marks a Convert as the unpacking of a stored weight.
-_KEEP, _UNPACK = "precise_0", "decompression_0"
+_UNPACK = "decompression_0"  # rt_info that marks a Convert as the unpacking of a stored weight
 _LARGE = 1 << 16  # values; smaller constants are not worth narrowing
 
 
@@ -56,36 +55,8 @@ def pick_precision(dtype: str | None, device: str, capabilities: Collection[str]
 
 
 def graph_precision(graph: str, precision: Precision) -> Precision:
-    """Return the type of one graph: `embed` copies rows, `raters` and prune steps decide."""
-    decides = graph in ("embed", "raters") or graph.startswith("prune_")
-    return "f32" if decides else precision
-
-
-def keep_float32(model: Any, outputs: Iterable[str]) -> int:
-    """Exempt from a narrow type whatever serves only the named outputs.
-
-    The exemption takes effect when the model is written and read again.
-
-    Args:
-        model: An openvino.Model; changed in place.
-        outputs: Names of outputs.
-
-    Returns:
-        How many operators were exempted.
-    """
-    wanted = set(outputs)
-    keep: list[Any] = []
-    others: list[Any] = []
-    for result in model.get_results():
-        (keep if wanted & result.input_value(0).get_names() else others).append(result)
-    shared = _ancestors([*others, *model.get_sinks()])
-    own = {name: node for name, node in _ancestors(keep).items() if name not in shared}
-    for node in own.values():
-        node.get_rt_info()[_KEEP] = ""
-    for node in own.values():
-        if node.get_type_name() == "Multiply":
-            _scale_before_product(node)
-    return len(own)
+    """Return the type of one graph: `embed` copies rows, others decide."""
+    return "f32" if graph == "embed" or decides(graph) else precision
 
 
 def narrow_weights(model: Any) -> list[Any]:
@@ -143,41 +114,8 @@ def _only_product(weight: Any) -> Any | None:
     return node if plain and readers[0].get_index() == 1 else None
 
 
-def _scale_before_product(multiply: Any) -> None:
-    """Turn `(a @ b) * s` into `(a * s) @ b`.
-
-    The engine would join the first form to a product of its own, which loses the exemption.
-    """
-    from openvino import opset13 as ops
-
-    product, scale = multiply.input_value(0).get_node(), multiply.input_value(1)
-    if product.get_type_name() != "MatMul" or scale.get_node().get_type_name() != "Constant":
-        return
-    options = product.get_attributes()
-    scaled = ops.multiply(product.input_value(0), scale)
-    turned = ops.matmul(
-        scaled, product.input_value(1), options["transpose_a"], options["transpose_b"]
-    )
-    for node in (scaled, turned):
-        node.get_rt_info()[_KEEP] = ""
-    _replace(multiply, turned)
-
-
 def _replace(old: Any, new: Any) -> None:
     """Put a node in the place of another, names of outputs included."""
     names = old.output(0).get_names()
     old.output(0).replace(new.output(0))
     new.output(0).set_names(names | new.output(0).get_names())
-
-
-def _ancestors(roots: Iterable[Any]) -> dict[str, Any]:
-    """All nodes that the roots depend on, by their unique name."""
-    found: dict[str, Any] = {}
-    todo = list(roots)
-    while todo:
-        node = todo.pop()
-        if node.get_name() in found:
-            continue
-        found[node.get_name()] = node
-        todo += [value.get_node() for value in node.input_values()]
-    return found

@@ -46,7 +46,7 @@ class OpenVinoRunner(Closing):
         Args:
             device: "CPU", "GPU", "GPU.1" or "NPU".
             dtype: What stages, head and vision compute in; see `precision.pick_precision`.
-                Graphs that decide, and the raters' rows, are float32 always.
+                Graphs that decide are float32 always.
             threads: Processor threads; None: as many as this process may use.
             cache_dir: Where rewritten graphs are kept; None: in the user's cache folder.
             use_cache: Whether they are kept at all.

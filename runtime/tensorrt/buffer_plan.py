@@ -23,6 +23,7 @@ from sparsevlm_trt.runtime.tensorrt.arena import Arena, Place, aligned
 __all__ = ["BufferPlan", "RequestShape", "Step", "Use", "forecast_bytes", "plan_buffers"]
 
 _INDEX, _FLOAT = 8, 4  # bytes of an int64 and of a float32
+_SHOWN = ("queries", "keys")  # of a stage's last layer, for the raters' rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,7 @@ def _request_bytes(manifest: Manifest, shape: RequestShape) -> int:
     )
     longest = shape.num_prefix + max(shape.num_visual, *shape.visual_after, 0) + shape.num_text
     votes = shape.batch * manifest.model.num_heads * shape.num_raters * shape.num_visual * _FLOAT
+    shown = sum(aligned(size) for size in _shown_bytes(manifest, shape, longest))
     index = shape.batch * longest * _INDEX * manifest.model.num_axes
     hidden = aligned(_hidden_bytes(manifest, shape, longest))
     vision = aligned(_hidden_bytes(manifest, shape, shape.num_visual))
@@ -185,7 +187,7 @@ def _request_bytes(manifest: Manifest, shape: RequestShape) -> int:
     # Features for the first layers: as the tower gives them, and laid out as the prompt is.
     vision += (manifest.model.num_deepstack or 0) * (vision + hidden)
     # Three hidden states at once: the prompt's, a stage's result, the pruned one.
-    return caches + 3 * hidden + vision + aligned(votes) + small + stages * aligned(1)
+    return caches + 3 * hidden + vision + shown + aligned(votes) + small + stages * aligned(1)
 
 
 def _prefill(planner: _Planner) -> None:
@@ -208,18 +210,16 @@ def _prefill(planner: _Planner) -> None:
         planner.take("result", _hidden_bytes(manifest, shape, length))
         reads = [planner.use("hidden_states", "hidden"), planner.use("position_ids", "positions")]
         writes = [planner.use("last_hidden_state", "result")]
-        if not is_last:
-            votes = shape.num_raters * shape.num_visual if prunes else 0
-            planner.take("votes", shape.batch * manifest.model.num_heads * votes * _FLOAT)
-            writes.append(planner.use("rater_attention", "votes"))
+        if prunes:
+            for name, size in zip(_SHOWN, _shown_bytes(manifest, shape, length), strict=True):
+                planner.take(name, size)
+                writes.append(planner.use(name, name))
         writes += _new_entries(planner, number, 0, length)
         planner.step(stage.graph, reads, writes)
         planner.free("hidden")
         planner.places["hidden"] = planner.places.pop("result")
         if prunes:
             _prune(planner, number)
-        if not is_last:
-            planner.free("votes")
     _head(planner)
     planner.free("hidden", "positions")
 
@@ -227,6 +227,11 @@ def _prefill(planner: _Planner) -> None:
 def _prune(planner: _Planner, number: int) -> None:
     """The next sequence is made beside the old one, which goes."""
     manifest, shape = planner.manifest, planner.shape
+    votes = shape.batch * manifest.model.num_heads * shape.num_raters * shape.num_visual
+    planner.take("votes", votes * _FLOAT)
+    reads = [planner.use(name, name) for name in _SHOWN]
+    planner.step("rater_rows", reads, [planner.use("rater_attention", "votes")])
+    planner.free(*_SHOWN)
     length = shape.length(number + 1)
     planner.take("next", _hidden_bytes(manifest, shape, length))
     planner.take("next_positions", shape.batch * length * _INDEX)
@@ -243,7 +248,7 @@ def _prune(planner: _Planner, number: int) -> None:
         planner.use("kept_index", "decisions"),
     ]
     planner.step(method, reads, writes)
-    planner.free("hidden", "positions", "decisions")
+    planner.free("hidden", "positions", "decisions", "votes")
     planner.places["hidden"] = planner.places.pop("next")
     planner.places["positions"] = planner.places.pop("next_positions")
 
@@ -318,6 +323,13 @@ def _entry_bytes(manifest: Manifest) -> int:
 
 def _hidden_bytes(manifest: Manifest, shape: RequestShape, length: int) -> int:
     return shape.batch * length * manifest.model.hidden_size * _item_bytes(manifest)
+
+
+def _shown_bytes(manifest: Manifest, shape: RequestShape, length: int) -> tuple[int, int]:
+    """What a stage shows of its last layer: queries and keys of a prompt."""
+    model = manifest.model
+    entry = shape.batch * length * model.head_dim * _item_bytes(manifest)
+    return model.num_heads * entry, model.num_kv_heads * entry
 
 
 def _item_bytes(manifest: Manifest) -> int:

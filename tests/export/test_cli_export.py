@@ -67,10 +67,10 @@ def test_progress_names_every_graph_on_stderr(exported):
     lines = [line for line in exported.stderr.splitlines() if line.startswith("exporting ")]
     names = [line.partition(": ")[2] for line in lines]
     stages = ["stage_0", "stage_1", "stage_2"]
-    judges = ["rank", "gravity"]
     prunes = ["prune_recycle", "prune_keep", "prune_pool"]  # one for each step, not each method
+    judges = ["rater_rows", "rank", "gravity"]
     assert names == ["vision", "embed", "raters", *stages, *judges, *prunes, "head"]
-    assert lines[0].startswith("exporting 1/12")
+    assert lines[0].startswith("exporting 1/13")
     assert "Traceback" not in exported.stderr
 
 

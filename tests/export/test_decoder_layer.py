@@ -25,6 +25,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
+from sparsevlm_trt.export.decision_modules import RaterRows
 from sparsevlm_trt.export.decoder_config import DecoderConfig, rotary_frequencies
 from sparsevlm_trt.export.decoder_layer import DecoderLayer, Projection
 from sparsevlm_trt.export.stage import Stage, causal_mask
@@ -166,23 +167,20 @@ def test_layer_equals_transformers(config):
         angles = torch.arange(start, start + count)[None, :, None] * frequencies
         angles = angles.expand(BATCH, -1, -1)
         mask = causal_mask(count, start, torch.full((BATCH,), start), torch.float32)
-        out, key, value, _, keys = ours(
-            hidden, (angles.cos() * scale, angles.sin() * scale), mask, past
-        )
+        out, key, value, _ = ours(hidden, (angles.cos() * scale, angles.sin() * scale), mask, past)
         assert differs(out, run_theirs(layer, config, hidden, start, cache)) <= TOLERANCE
         now = cached(cache, 0)
         past = [
             torch.cat([before, new], 1) for before, new in zip(past, (key, value), strict=True)
         ]
         assert max(differs(*pair) for pair in zip(past, now, strict=True)) <= TOLERANCE
-        assert torch.equal(keys, past[0])
 
 
 @torch.no_grad()
 def test_stage_equals_a_run_of_transformers_layers(config):
     shape = DecoderConfig.from_hf(config)
     numbers = range(1, 3)
-    stage = Stage(shape, numbers, rotary_frequencies(config), torch.float32, scores=True)
+    stage = Stage(shape, numbers, rotary_frequencies(config), torch.float32, shows=True)
     layers = {i: theirs(config, i) for i in numbers}
     stored = {
         f"layers.{i}.{name}": value
@@ -200,15 +198,11 @@ def test_stage_equals_a_run_of_transformers_layers(config):
     last_input = hidden
     for i in numbers:
         last_input, hidden = hidden, run_theirs(layers[i], config, hidden, PAST, cache)
-    rater_index = torch.tensor([[0, 3, 5], [6, 2, 2]])
-    visual_index = torch.arange(4, 13).expand(BATCH, -1)
-    ours, attention, *new = stage(
+    ours, queries, keys, *new = stage(
         whole[:, PAST:],
         torch.arange(PAST, PAST + NEW).expand(BATCH, -1),
         torch.full((BATCH,), PAST),
         past,
-        rater_index,
-        visual_index,
     )
     assert differs(ours, hidden) <= TOLERANCE
     for i, part in enumerate(part for n in numbers for part in cached(cache, n)):
@@ -216,9 +210,38 @@ def test_stage_equals_a_run_of_transformers_layers(config):
     # The last layer again, for its attention map; its cache ends before the new tokens.
     cache.crop(-NEW)
     probabilities = attention_map(layers[2], config, last_input, cache)
+    assert torch.equal(keys, new[2])
+    asked = split_heads(queries, config.num_attention_heads)
+    held = split_heads(torch.cat([past[2], keys], dim=1), config.num_key_value_heads)
+    assert differs(causal_attention(asked, held), probabilities) <= TOLERANCE
+
+
+def split_heads(flat: Tensor, num_heads: int) -> Tensor:
+    """`[B, S, H*D]` to `[B, H, S, D]`."""
+    return flat.reshape(*flat.shape[:2], num_heads, -1).transpose(1, 2)
+
+
+def causal_attention(queries: Tensor, keys: Tensor) -> Tensor:
+    """Probabilities of `[B, H, S, D]` over `[B, G, L+S, D]`, written out."""
+    repeated = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
+    products = queries @ repeated.transpose(2, 3) * queries.shape[-1] ** -0.5
+    ahead = torch.ones(products.shape[2:], dtype=torch.bool)
+    ahead = ahead.triu(products.shape[3] - products.shape[2] + 1)
+    return torch.softmax(products.masked_fill(ahead, -torch.inf), dim=-1)
+
+
+def test_the_raters_rows_are_those_of_the_whole_attention():
+    generator = torch.Generator().manual_seed(5)
+    heads, kv_heads, size, length = 4, 2, 6, 12
+    queries = torch.randn(BATCH, length, heads * size, generator=generator)
+    keys = torch.randn(BATCH, length, kv_heads * size, generator=generator)
+    rater_index = torch.tensor([[9, 11, 10], [11, 8, 8]])
+    visual_index = torch.arange(2, 8).expand(BATCH, -1)
+    rows = RaterRows(heads, kv_heads)(queries, keys, rater_index, visual_index)
+    whole = causal_attention(split_heads(queries, heads), split_heads(keys, kv_heads))
     for row in range(BATCH):
-        seen = probabilities[row][:, rater_index[row]][:, :, visual_index[row]]
-        assert differs(attention[row], seen) <= TOLERANCE
+        seen = whole[row][:, rater_index[row]][:, :, visual_index[row]]
+        assert differs(rows[row], seen) <= 1e-6
 
 
 def attention_map(
@@ -237,7 +260,7 @@ def test_rows_see_only_the_valid_part_of_a_padded_cache():
     torch.manual_seed(8)
     config = CONFIGS["llama"]
     shape = DecoderConfig.from_hf(config)
-    stage = Stage(shape, range(1), rotary_frequencies(config), torch.float32, scores=False)
+    stage = Stage(shape, range(1), rotary_frequencies(config), torch.float32, shows=False)
     layer = theirs(config, 0)
     take_weights(stage, {f"layers.0.{n}": p for n, p in layer.named_parameters()})
     lengths, new = [5, PAST, 0], 2
@@ -285,7 +308,7 @@ def test_three_positions_turn_the_frequencies_that_transformers_lets_them(kind, 
     config = kind(**SIZES, head_dim=head_dim, **rope("default", **section))
     shape = DecoderConfig.from_hf(config, tied_head=False)
     assert shape.num_axes == 3
-    stage = Stage(shape, range(1), rotary_frequencies(config), torch.float32, scores=False)
+    stage = Stage(shape, range(1), rotary_frequencies(config), torch.float32, shows=False)
     positions = torch.randint(0, 40, (BATCH, NEW, 3))
     ours = stage._rotary(positions)
     rotary = {

@@ -134,6 +134,17 @@ def contract(manifest: Manifest) -> dict[str, tuple[Tensors, Tensors]]:
             {"image_features": (kind, ("num_images", vision.num_visual, width))},
         )
     kv_size = model.num_kv_heads * model.head_dim
+    held = (kind, ("batch", "seq_len", kv_size))
+    asked = (kind, ("batch", "seq_len", heads * model.head_dim))
+    graphs["rater_rows"] = (
+        {
+            "queries": asked,
+            "keys": held,
+            "rater_index": ("int64", ("batch", "num_raters")),
+            "visual_index": ("int64", ("batch", "num_visual")),
+        },
+        {"rater_attention": ("float32", ("batch", heads, "num_raters", "num_visual"))},
+    )
     for stage in manifest.stages:
         caches = [
             f"{i}.{part}" for i in range(stage.first, stage.stop) for part in ("key", "value")
@@ -146,11 +157,9 @@ def contract(manifest: Manifest) -> dict[str, tuple[Tensors, Tensors]]:
         inputs |= {f"past_key_values.{c}": (kind, ("batch", "past_len", kv_size)) for c in caches}
         outputs: Tensors = {"last_hidden_state": hidden}
         if stage.stop < model.num_layers:
-            inputs["rater_index"] = ("int64", ("batch", "num_raters"))
-            inputs["visual_index"] = ("int64", ("batch", "num_visual"))
-            attention = ("batch", heads, "num_raters", "num_visual")
-            outputs["rater_attention"] = ("float32", attention)
-        outputs |= {f"new_key_values.{c}": (kind, ("batch", "seq_len", kv_size)) for c in caches}
+            outputs["queries"] = asked
+            outputs["keys"] = held
+        outputs |= {f"new_key_values.{c}": held for c in caches}
         graphs[stage.graph] = (inputs, outputs)
     return graphs
 

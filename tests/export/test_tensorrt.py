@@ -35,8 +35,7 @@ pytestmark = [
     ),
 ]
 
-# min, opt, max of each named dim. A decode step has no raters and no visual tokens; the first
-# call has no past.
+# min, opt, max of each named dim. The first call has no past.
 DIMS = {
     "batch": (1, 1, 4),
     "seq_len": (1, 640, 2048),
@@ -58,7 +57,7 @@ KINDS = ["llava-llama", "llava-mistral"]
 PRUNES = ["prune_sparsevlm", "prune_fastv", "prune_uniform"]
 JUDGES = ["rank", "gravity"]
 STAGES = ["stage_0", "stage_1", "stage_2"]
-GRAPHS = ["vision", "embed", "raters", *STAGES, *JUDGES, *PRUNES, "head"]
+GRAPHS = ["vision", "embed", "raters", "rater_rows", *STAGES, *JUDGES, *PRUNES, "head"]
 # Of a model that float16 alone cannot hold: scaled hidden states, float32 islands in its tower.
 MENDED = ["vision", *STAGES, "prune_sparsevlm", "head"]
 CASES = [(kind, graph) for kind in KINDS for graph in GRAPHS]
@@ -67,7 +66,8 @@ CASES += [("mended", graph) for graph in MENDED]
 
 def profile_of(name: str, graph: GraphSpec) -> dict[str, list[list[int]]]:
     """Shapes of each input at the least, the usual and the most."""
-    dims = PRUNE_DIMS if name.startswith("prune_") or name in JUDGES else DIMS
+    judges = name.startswith("prune_") or name in ("rater_rows", *JUDGES)
+    dims = PRUNE_DIMS if judges else DIMS
     return {
         tensor.name: [
             [size if isinstance(size, int) else dims[size][i] for size in tensor.shape]

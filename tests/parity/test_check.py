@@ -43,7 +43,7 @@ def test_a_float32_bundle_passes(bundle_of, checkpoint_of, kind):
     graphs = {check.graph for check in pruned.graphs.checks}
     vision = {"vision"} if kind != "llama" else set()
     stages = {"stage_0", "stage_1", "stage_2"}
-    assert graphs == {"embed", "raters", "prune_sparsevlm", "head"} | stages | vision
+    assert graphs == {"embed", "raters", "rater_rows", "prune_sparsevlm", "head"} | stages | vision
     assert {check.phase for check in pruned.graphs.checks} == {"prefill", "decode"}
 
 
@@ -80,6 +80,8 @@ def test_one_wrong_weight_is_found_in_its_graph(bundle_of, checkpoint_of, tmp_pa
     [
         ("vision", "image_features"),
         ("stage_1", "last_hidden_state"),
+        ("stage_1", "queries"),
+        ("rater_rows", "rater_attention"),
         ("stage_2", "new_key_values.4.value"),
         ("prune_sparsevlm", "next_hidden_states"),
         ("head", "logits"),
@@ -111,7 +113,7 @@ def lift_the_worst(attention):
 
 
 def test_a_wrong_score_is_a_disagreement_and_replay_isolates_it(bundle_of, checkpoint_of):
-    runner = Perturbed("stage_0", "rater_attention", lift_the_worst)
+    runner = Perturbed("rater_rows", "rater_attention", lift_the_worst)
     report = check_parity(
         bundle_of("llava-llama"),
         checkpoint_of("llava-llama"),
@@ -140,7 +142,7 @@ def test_a_wrong_score_is_a_disagreement_and_replay_isolates_it(bundle_of, check
 def test_ties_alone_do_not_fail_an_answer(bundle_of, checkpoint_of, monkeypatch):
     noisy = Tolerance("score", "float32", 0.0, 10.0, "", "")
     monkeypatch.setattr(selections, "tolerance", lambda *_: noisy)
-    runner = Perturbed("stage_0", "rater_attention", lift_the_worst)
+    runner = Perturbed("rater_rows", "rater_attention", lift_the_worst)
     report = check_parity(
         bundle_of("llava-llama"),
         checkpoint_of("llava-llama"),

@@ -96,11 +96,6 @@ class ChainRun:
     def stage(self, index: int, array: str) -> np.ndarray:
         return self.theirs[f"stage{index}_{array}"]
 
-    def caller(self, index: int) -> str:
-        """The graph of the stage before a recorded boundary."""
-        layer = int(self.stage(index, "layer"))
-        return next(s.graph for s in self.bundle.manifest.stages if s.stop == layer + 1)
-
 
 def find(*parts: str) -> Path:
     for root in ROOTS:
@@ -186,12 +181,12 @@ def test_raters_equal_the_authors(run):
     ((_, _, out),) = run.recorder.of("raters")
     assert np.flatnonzero(out["rater_mask"][0]).tolist() == run.theirs["rater_idx"].tolist()
     assert largest_difference(out["rater_scores"][0], run.theirs["rater_scores"]) <= 1e-6
-    # What the stages were asked: the raters' rows in the sequence as it is there.
+    # Who was asked about the stages: the raters' rows in the sequence as it is there.
     prefix, num_text = len(run.theirs["prefix_ids"]), len(run.theirs["suffix_ids"])
     for s in range(int(run.theirs["n_stages"])):
-        _, asked, _ = run.recorder.of(run.caller(s))[0]
+        _, asked, _ = run.recorder.of("rater_rows")[s]
         first_text = prefix + int(run.stage(s, "n_vis_in"))
-        assert asked["hidden_states"].shape[1] == first_text + num_text
+        assert asked["queries"].shape[1] == first_text + num_text
         rows = np.sort(asked["rater_index"][0]) - first_text
         assert rows.tolist() == run.theirs["rater_idx"].tolist()
 

@@ -60,7 +60,8 @@ class NumpyRunner:
     def run(self, graph, inputs, into=None):
         integers = {k: v.copy() for k, v in inputs.items() if v.dtype.kind == "i"}
         self.calls.append(Call(graph, {k: v.shape for k, v in inputs.items()}, integers))
-        kind = "stage" if graph in self.stages else graph.partition("_")[0]
+        whole = graph in self.stages or graph == "rater_rows"
+        kind = graph.partition("_")[0] if not whole else "stage" if graph in self.stages else graph
         outputs = getattr(self, f"_{kind}")(graph, inputs)
         for name, place in (into or {}).items():
             assert place.flags.c_contiguous
@@ -90,7 +91,6 @@ class NumpyRunner:
         hidden = inputs["hidden_states"].astype(np.float32)
         positions = inputs["position_ids"][..., None]
         stage, out = self.stages[graph], {}
-        weights = None
         for layer in range(stage.first, stage.stop):
             new = (hidden + np.sin(positions * 0.1 + layer)).astype(self.dtype)
             past = inputs[f"past_key_values.{layer}.key"]
@@ -101,7 +101,8 @@ class NumpyRunner:
             out[f"new_key_values.{layer}.key"] = out[f"new_key_values.{layer}.value"] = new
             seen = np.concatenate([past, new], axis=1).astype(np.float32)  # [B, L+S, N]
             rows, columns = hidden.shape[1], seen.shape[1]
-            logits = (hidden + positions * 0.01) @ seen.transpose(0, 2, 1)
+            queries = hidden + positions * 0.01
+            logits = queries @ seen.transpose(0, 2, 1)
             causal = np.arange(columns) <= np.arange(rows)[:, None] + columns - rows
             ahead = np.ones((len(hidden), rows), bool)
             known = np.concatenate([valid, ahead], axis=1)[:, None]  # [B, 1, L+S]
@@ -111,13 +112,22 @@ class NumpyRunner:
             hidden = np.tanh(hidden + weights @ seen @ self.mix[layer])
         out["last_hidden_state"] = hidden.astype(self.dtype)
         if graph != self.last:
-            raters, visual = inputs["rater_index"], inputs["visual_index"]
-            rows = np.take_along_axis(weights, raters[..., None], axis=1)
-            columns = np.broadcast_to(visual[:, None], (*raters.shape, visual.shape[1]))
-            attention = np.take_along_axis(rows, columns, axis=2)
-            shape = (len(raters), HEADS, raters.shape[1], visual.shape[1])
-            out["rater_attention"] = np.broadcast_to(attention[:, None], shape).astype(np.float32)
+            out["queries"] = np.tile(queries, HEADS).astype(self.dtype)
+            out["keys"] = new
         return out
+
+    def _rater_rows(self, _, inputs):
+        queries, keys = (inputs[name].astype(np.float32) for name in ("queries", "keys"))
+        raters, visual = inputs["rater_index"], inputs["visual_index"]
+        assert raters.size
+        assert visual.size
+        rows = np.take_along_axis(queries[..., :HIDDEN], raters[..., None], axis=1)
+        logits = rows @ keys.transpose(0, 2, 1)  # [B, R, S]
+        logits = np.where(np.arange(keys.shape[1]) <= raters[..., None], logits, -np.inf)
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        attention = np.take_along_axis(weights, visual[:, None], axis=2)
+        return {"rater_attention": np.repeat(attention[:, None], HEADS, axis=1)}
 
     def _prune(self, graph, inputs):
         hidden, attention = inputs["hidden_states"], inputs["rater_attention"]

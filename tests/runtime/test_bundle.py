@@ -209,11 +209,11 @@ LINK = "links[2] stage_0.last_hidden_state -> prune_sparsevlm.hidden_states | "
         ),
         (
             lambda plain: plain["links"].append({"from": "stage_9.x", "to": "head"}),
-            "links[7] stage_9.x -> head | no graph stage_9 | the graphs are embed, head, ",
+            "links[9] stage_9.x -> head | no graph stage_9 | the graphs are embed, head, ",
         ),
         (
             lambda plain: plain["links"].append({"from": "stage_9.x", "to": "head"}),
-            "links[7] stage_9.x -> head | got 'head' | expected GRAPH.TENSOR",
+            "links[9] stage_9.x -> head | got 'head' | expected GRAPH.TENSOR",
         ),
         (lambda plain: plain["links"].append(plain["links"][0]), "the same link twice"),
         (

@@ -29,6 +29,10 @@ def stage_calls(runner):
     return [call for call in runner.calls if call.graph.startswith("stage")]
 
 
+def rater_calls(runner):
+    return [call for call in runner.calls if call.graph == "rater_rows"]
+
+
 def test_lengths_of_caches_and_hidden_states_shrink_as_counted(manifest, runner):
     chain, pruning = Chain(manifest, runner), sparse()
     _, state = chain.prefill(embeds(), LAYOUT, pruning, 3, Clock())
@@ -49,19 +53,14 @@ def test_compact_positions_decode_at_each_stages_own_length(manifest, runner):
         positions = [call.integers["position_ids"].item() for call in stage_calls(runner)]
         past = [call.integers["past_lengths"].item() for call in stage_calls(runner)]
         assert positions == past == [length + step for length in lengths]
-        assert all(
-            call.shapes[name] == (1, 0)
-            for call in stage_calls(runner)[:-1]
-            for name in ("rater_index", "visual_index")
-        )
-        assert "rater_index" not in stage_calls(runner)[-1].shapes
+        assert "rater_rows" not in [call.graph for call in runner.calls]
 
 
 def test_raters_and_visual_tokens_are_found_in_the_shrunk_sequence(manifest, runner):
     Chain(manifest, runner).prefill(embeds(), LAYOUT, sparse(), 1, Clock())
-    first, second, _ = stage_calls(runner)
+    first, second = rater_calls(runner)
     assert first.integers["visual_index"].tolist() == [list(range(2, 14))]
-    num_visual = second.shapes["hidden_states"][1] - 7
+    num_visual = second.shapes["queries"][1] - 7
     assert second.integers["visual_index"].tolist() == [list(range(2, 2 + num_visual))]
     shift = 12 - num_visual
     assert (first.integers["rater_index"] - second.integers["rater_index"] == shift).all()
@@ -80,7 +79,6 @@ def test_method_none_does_not_feel_the_cuts(make_model, cuts):
 def test_method_none_scores_nothing(manifest, runner):
     Chain(manifest, runner).prefill(embeds(), LAYOUT, NONE, 1, Clock())
     assert [call.graph for call in runner.calls] == ["stage_0", "stage_1", "stage_2", "head"]
-    assert all(call.shapes["rater_index"] == (1, 0) for call in stage_calls(runner)[:-1])
 
 
 def test_a_schedule_may_use_some_of_the_boundaries(make_model):
@@ -155,7 +153,7 @@ def test_a_budget_beyond_the_tokens_drops_one_and_a_single_token_stays(
 def test_a_text_of_one_token_votes_although_it_is_no_better_than_the_mean(manifest, runner):
     layout = Layout(2, 12, 1)
     _, state = Chain(manifest, runner).prefill(embeds(layout), layout, sparse(), 1, Clock())
-    assert stage_calls(runner)[0].shapes["rater_index"] == (1, 1)
+    assert rater_calls(runner)[0].shapes["rater_index"] == (1, 1)
     assert np.isfinite(state.prunes[0][0].scores).all()
 
 
@@ -163,8 +161,7 @@ def test_without_text_after_the_image_the_last_token_votes(manifest, runner):
     layout = Layout(2, 12, 0)
     _, state = Chain(manifest, runner).prefill(embeds(layout), layout, sparse(), 1, Clock())
     counts = (12, state.prunes[0][0].num_visual_out)
-    for call, num_visual in zip(stage_calls(runner)[:2], counts, strict=True):
-        assert call.shapes["rater_index"] == (1, 1)
+    for call, num_visual in zip(rater_calls(runner), counts, strict=True):
         assert call.integers["rater_index"].tolist() == [[2 + num_visual - 1]]
 
 
@@ -206,7 +203,8 @@ def test_every_graph_is_timed(manifest, runner):
     clock = Clock()
     chain = Chain(manifest, runner)
     _, state = chain.prefill(embeds(), LAYOUT, sparse(), 1, clock)
-    expected = ["raters", "stage_0", "prune_1", "stage_1", "prune_3", "stage_2", "head"]
+    prunes = [[f"stage_{n}", f"rater_rows_{at}", f"prune_{at}"] for n, at in ((0, 1), (1, 3))]
+    expected = ["raters", *prunes[0], *prunes[1], "stage_2", "head"]
     assert [step for step, _ in clock.steps] == expected
     wall, host = clock.lap()
     assert 0 < host < wall

@@ -109,7 +109,7 @@ def test_the_text_is_sorted_ascii_and_ends_in_a_newline() -> None:
     assert Manifest.from_text(text).to_text() == text
     assert text.isascii()
     assert text.endswith("}\n")
-    assert '"format_version": 2' in text
+    assert '"format_version": 3' in text
 
 
 def test_json_spells_links_and_schedules_as_documented(plain: dict) -> None:
@@ -212,7 +212,7 @@ def test_a_text_only_bundle_has_null_for_vision(plain: dict) -> None:
 def test_another_version_is_named_with_the_one_known(plain: dict, version: int) -> None:
     plain["format_version"] = version
     plain["something"] = "that only the other version knows"
-    with pytest.raises(BundleError, match=rf"format_version {version} \| this reader knows 2 \|"):
+    with pytest.raises(BundleError, match=rf"format_version {version} \| this reader knows 3 \|"):
         Manifest.from_json(plain)
 
 

@@ -18,7 +18,6 @@ from sparsevlm_trt.runtime.runner import Runner, open_runner
 openvino = pytest.importorskip("openvino")
 
 from sparsevlm_trt.runtime.openvino.graph_cache import GraphCache  # noqa: E402
-from sparsevlm_trt.runtime.openvino.held import hold_cache  # noqa: E402
 from sparsevlm_trt.runtime.openvino.precision import (  # noqa: E402
     bfloat16_bits,
     graph_precision,
@@ -116,21 +115,16 @@ def test_bfloat16_is_close_and_halves_the_cache(sessions):
 
 
 @needs_bf16
-def test_raters_rows_stay_float32_in_a_narrow_stage(sessions):
-    runner = sessions["bfloat16"].runner
-    first, last = (sessions["bfloat16"].bundle.manifest.stages[n].graph for n in (0, -1))
+def test_only_a_stage_is_narrow(sessions):
     kinds = {}
-    for node in runner.runtime_model(first).get_ordered_ops():
-        facts = node.get_rt_info()
-        kind, precision = facts["layerType"].value, facts["runtimePrecision"].value
-        kinds.setdefault(kind, set()).add(precision)
-    assert kinds["MatMul"] == {"f32"}  # the raters' product; the layers' are FullyConnected
-    assert kinds["Softmax"] == {"f32"}
-    assert kinds["FullyConnected"] == {"bf16"}
-    assert "MatMul" not in {
-        node.get_rt_info()["layerType"].value
-        for node in runner.runtime_model(last).get_ordered_ops()
-    }
+    for graph in ("stage_0", "rater_rows"):
+        for node in sessions["bfloat16"].runner.runtime_model(graph).get_ordered_ops():
+            facts = node.get_rt_info()
+            kind, precision = facts["layerType"].value, facts["runtimePrecision"].value
+            kinds.setdefault((graph, kind), set()).add(precision)
+    assert kinds["stage_0", "FullyConnected"] == {"bf16"}
+    assert kinds["rater_rows", "MatMul"] == {"f32"}
+    assert kinds["rater_rows", "Softmax"] == {"f32"}
 
 
 def test_the_engine_keeps_keys_and_values_itself(sessions):
@@ -158,17 +152,11 @@ def test_a_held_cache_equals_the_bundles_own_form(sessions):
             "hidden_states": np.ascontiguousarray(hidden[:, start:stop]),
             "position_ids": np.arange(start, stop)[None],
             "past_lengths": np.array([start]),
-            "rater_index": np.array([[1, 13]]) if start == 0 else np.empty((1, 0), np.int64),
-            "visual_index": np.array([[2, 5, 12]]) if start == 0 else np.empty((1, 0), np.int64),
         }
-        votes = (
-            1,
-            model.num_heads,
-            *(inputs[n].shape[1] for n in ("rater_index", "visual_index")),
-        )
         into = {
             "last_hidden_state": np.empty((1, stop - start, WIDTH), np.float32),
-            "rater_attention": np.empty(votes, np.float32),
+            "queries": np.empty((1, stop - start, WIDTH), np.float32),
+            "keys": np.empty((1, stop - start, width), np.float32),
         }
         cache.run(inputs, into)
         expected = reference.run(stage.graph, {**inputs, **past})
@@ -186,44 +174,6 @@ def test_a_held_cache_equals_the_bundles_own_form(sessions):
     assert not past
     with pytest.raises(ValueError, match="expected 25 in all at most"):
         cache.run(inputs, into)
-
-
-def test_raters_ask_before_anything_is_kept(sessions):
-    """They see the new keys alone: behind kept ones their shares would be wrong."""
-    runner = sessions["float32"].runner
-    stage = sessions["float32"].bundle.manifest.stages[0]
-    cache = runner.open_cache(stage.graph, 1, 25, np.dtype(np.float32))
-    inputs = {
-        "hidden_states": embeds()[:, :8],
-        "position_ids": np.arange(8)[None],
-        "past_lengths": np.array([0]),
-        "rater_index": np.array([[7]]),
-        "visual_index": np.array([[2, 5]]),
-    }
-    heads = sessions["float32"].bundle.manifest.model.num_heads
-    into = {
-        "last_hidden_state": np.empty((1, 8, WIDTH), np.float32),
-        "rater_attention": np.empty((1, heads, 1, 2), np.float32),
-    }
-    cache.run(inputs, into)
-    with pytest.raises(ValueError, match="raters behind 8 entries"):
-        cache.run({**inputs, "past_lengths": np.array([8])}, into)
-
-
-def test_an_export_whose_raters_read_all_keys_keeps_its_caches(sessions):
-    """The exporter of today takes a slice of the keys, none of them in a decode step."""
-    bundle = sessions["float32"].bundle
-    stage = bundle.manifest.stages[0]
-    model = openvino.Core().read_model(str(bundle.graph_path(stage.graph)))
-    inputs = {value.get_any_name() for value in model.inputs}
-    nothing = openvino.opset13.constant(np.zeros((1, 1), np.float32)).output(0)
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "Slice":
-            read = node.input_value(0)
-            node.output(0).replace(openvino.opset13.relu(read).output(0))
-            node.input(0).replace_source_output(nothing)
-    assert not hold_cache(model, stage, bundle.manifest.model)
-    assert {value.get_any_name() for value in model.inputs} == inputs
 
 
 def test_a_cache_starts_empty_after_another_prompt(sessions):
@@ -343,8 +293,9 @@ def test_the_type_follows_the_device(dtype, device, capabilities, expected):
 
 
 def test_graphs_that_decide_are_float32():
-    names = ("embed", "raters", "prune_sparsevlm", "stage_0", "head", "vision")
-    assert [graph_precision(name, "bf16") for name in names] == ["f32"] * 3 + ["bf16"] * 3
+    decide = ("embed", "raters", "rater_rows", "rank", "gravity", "prune_sparsevlm")
+    assert {graph_precision(name, "bf16") for name in decide} == {"f32"}
+    assert {graph_precision(name, "bf16") for name in ("stage_0", "head", "vision")} == {"bf16"}
 
 
 @pytest.mark.parametrize(
