@@ -16,6 +16,7 @@ from sparsevlm_trt.runtime.cpu import read_cpu
 from sparsevlm_trt.runtime.device_array import DeviceArray, Tensor
 from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.errors import EngineError, RunnerError
+from sparsevlm_trt.runtime.graph_loading import load_graphs
 from sparsevlm_trt.runtime.ort_gpu import RTX_PROVIDER, gpu_options, rtx_devices
 from sparsevlm_trt.runtime.ort_memory import OrtMemory
 from sparsevlm_trt.runtime.ort_pool import share_pool
@@ -36,6 +37,8 @@ _BIND_BYTES = 1 << 20
 
 _MESSAGE_LENGTH = 300  # characters
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+_CPU = "CPUExecutionProvider"
 
 # ONNX Runtime's names of the types that graphs have.
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -58,7 +61,7 @@ class OnnxRuntimeRunner(Closing):
 
     def __init__(
         self,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[str] = (_CPU,),
         threads: int | None = None,
         resident: bool | None = None,
         provider_options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -110,7 +113,10 @@ class OnnxRuntimeRunner(Closing):
 
     def load(self, bundle: Bundle, graphs: Sequence[str]) -> None:
         """Open a session for each graph; see `Runner.load`."""
-        for graph in graphs:
+        if list(self._providers) == [_CPU]:
+            load_graphs(graphs, lambda graph: self._load_one(bundle, graph))
+            return
+        for graph in graphs:  # a GPU's memory is for one build at a time
             self._load_one(bundle, graph)
 
     def put(self, graph: str, model: bytes, folder: Path) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
+from sparsevlm_trt.runtime.sharing import Shared
+
 __all__ = ["shared_session"]
 
 # A session can run calls of several threads at once. It goes when the last runner lets go of it.
-_sessions: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
+_sessions: Shared[Any] = Shared()
 
 
 def shared_session(path: Path, settings: Hashable, open_session: Callable[[], Any]) -> Any:
@@ -31,8 +30,4 @@ def shared_session(path: Path, settings: Hashable, open_session: Callable[[], An
     """
     state = path.stat()
     key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, settings)
-    with _lock:
-        session = _sessions.get(key)
-        if session is None:
-            session = _sessions[key] = open_session()
-        return session
+    return _sessions.get(key, open_session)

@@ -7,8 +7,6 @@ session costs its caches, not a second copy of the weights.
 from __future__ import annotations
 
 import tempfile
-import threading
-import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from sparsevlm_trt.runtime.openvino.precision import (
     graph_precision,
     narrow_weights,
 )
+from sparsevlm_trt.runtime.sharing import Shared
 
 __all__ = ["CompiledGraph", "Compiler"]
 
@@ -66,8 +65,7 @@ class CompiledGraph:
         return self._model.get_runtime_model()
 
 
-_shared: weakref.WeakValueDictionary[str, CompiledGraph] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
+_shared: Shared[CompiledGraph] = Shared()
 
 
 @dataclass(frozen=True)
@@ -114,13 +112,8 @@ class Compiler:
             "holds_cache": holds_cache,
             "precision": precision,
         }
-        with _lock:
-            key = GraphCache.key({**facts, "threads": self.settings.get("INFERENCE_NUM_THREADS")})
-            shared = _shared.get(key)
-            if shared is None:
-                shared = self._compile(bundle, graph, facts, settings, holds_cache)
-                _shared[key] = shared
-        return shared
+        key = GraphCache.key({**facts, "threads": self.settings.get("INFERENCE_NUM_THREADS")})
+        return _shared.get(key, lambda: self._compile(bundle, graph, facts, settings, holds_cache))
 
     def compile_bytes(self, graph: str, model: bytes) -> CompiledGraph:
         """Return a graph that is no bundle's, ready to run.

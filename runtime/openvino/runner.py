@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.closing import Closing
 from sparsevlm_trt.runtime.errors import RunnerError
+from sparsevlm_trt.runtime.graph_loading import load_graphs
 from sparsevlm_trt.runtime.openvino.compiler import CompiledGraph, Compiler
 from sparsevlm_trt.runtime.openvino.graph_cache import GraphCache, default_folder
 from sparsevlm_trt.runtime.openvino.held_cache import OpenVinoCache
@@ -97,8 +98,11 @@ class OpenVinoRunner(Closing):
         # Codes of a cache stay outside: the engine would keep what it makes of them.
         has_codes = bundle.manifest.model.cache_dtype is not None
         holding = set() if has_codes else {stage.graph for stage in bundle.manifest.stages}
-        for graph in graphs:
+
+        def compile_one(graph: str) -> None:
             self._loaded[graph] = self._compiler.open(bundle, graph, graph in holding)
+
+        load_graphs(graphs, compile_one)
 
     def put(self, graph: str, model: bytes) -> None:
         """Compile a graph in memory, in place of the one of that name.

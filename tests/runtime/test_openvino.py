@@ -24,6 +24,7 @@ from sparsevlm_trt.runtime.openvino.precision import (  # noqa: E402
     pick_precision,
 )
 from sparsevlm_trt.runtime.openvino.runner import OpenVinoRunner  # noqa: E402
+from sparsevlm_trt.runtime.sharing import Shared  # noqa: E402
 
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this processor does not multiply bfloat16")
@@ -222,7 +223,7 @@ def test_the_second_start_reads_what_the_first_wrote(sessions, bundle_of, cache_
     kept = sorted(entry.name for entry in cache_dir.iterdir())
     assert kept
     assert not any(name.startswith(".") for name in kept)
-    monkeypatch.setattr("sparsevlm_trt.runtime.openvino.compiler._shared", {})
+    monkeypatch.setattr("sparsevlm_trt.runtime.openvino.compiler._shared", Shared())
     again = OpenVinoRunner(cache_dir=cache_dir)
     monkeypatch.setattr(type(again._compiler), "_write", None)
     again.load(bundle, [stage.graph for stage in bundle.manifest.stages])
@@ -234,7 +235,7 @@ def test_the_second_start_reads_what_the_first_wrote(sessions, bundle_of, cache_
 def test_a_damaged_entry_is_made_again(bundle_of, tmp_path, monkeypatch):
     bundle = Bundle.open(bundle_of("llava-llama"), verify=False)
     for number in range(2):
-        monkeypatch.setattr("sparsevlm_trt.runtime.openvino.compiler._shared", {})
+        monkeypatch.setattr("sparsevlm_trt.runtime.openvino.compiler._shared", Shared())
         with OpenVinoRunner(cache_dir=tmp_path) as runner:
             runner.load(bundle, ["head"])
             shape = runner.run("head", {"hidden_states": np.ones((1, WIDTH), np.float32)})
