@@ -32,7 +32,7 @@ from sparsevlm_trt.runtime.decoding import ChainState, Decoding
 from sparsevlm_trt.runtime.device_array import Tensor, contiguous
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.judging import Asked, judge
-from sparsevlm_trt.runtime.kv_cache import HeldCache, StageCache
+from sparsevlm_trt.runtime.kv_cache import HeldCache, PromptCache
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Runner
 from sparsevlm_trt.runtime.sight import Sight
@@ -120,7 +120,7 @@ class Chain:
         positions: Tensor = np.repeat(places.positions[None], batch, axis=0)
         patches = [layout.patches()] * batch
         num_visual = layout.num_visual
-        caches: list[StageCache | HeldCache] = []
+        caches: list[PromptCache | HeldCache] = []
         prunes: list[list[StageTrace]] = [[] for _ in range(batch)]
         for number, stage in enumerate(self._stages.specs):
             layer = stage.stop - 1

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsevlm_trt.runtime.kv_cache import Cache, HeldCache, StageCache
+from sparsevlm_trt.runtime.kv_cache import Cache, HeldCache, PromptCache
 from sparsevlm_trt.runtime.trace import StageTrace
 
 __all__ = ["ChainState", "Decoding"]
@@ -43,7 +43,7 @@ class ChainState:
         prunes: The prune steps of each row of the batch.
     """
 
-    caches: list[StageCache | HeldCache]
+    caches: list[PromptCache | HeldCache]
     length: int
     compact: bool
     prunes: list[list[StageTrace]]

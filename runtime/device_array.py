@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Allocate", "Copy", "DeviceArray", "Memory", "Tensor", "contiguous", "joined"]
+__all__ = ["Allocate", "Copy", "DeviceArray", "Memory", "Tensor", "contiguous", "joined", "zeros"]
 
 Array = NDArray[Any]
 Way = Literal["to_device", "to_host", "within"]
@@ -203,6 +203,21 @@ def contiguous(array: Tensor) -> Tensor:
     if isinstance(array, DeviceArray):
         return array.contiguous()
     return np.ascontiguousarray(array)
+
+
+def zeros(shape: Sequence[int], dtype: DTypeLike, empty: Allocate) -> Tensor:
+    """Reserve zeros where an engine computes: a masked entry weighs 0, and 0 x garbage may be NaN.
+
+    Args:
+        shape: Sizes.
+        dtype: Type.
+        empty: Reserves memory there.
+    """
+    array = empty(shape, dtype)
+    if isinstance(array, np.ndarray):
+        return np.zeros(shape, dtype)  # its pages are committed when written
+    array[...] = np.zeros(shape, dtype)
+    return array
 
 
 def joined(parts: Sequence[Tensor], axis: int, empty: Allocate) -> Tensor:

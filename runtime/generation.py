@@ -104,7 +104,7 @@ def generate(
     timings = (*clock.aside, *clock.steps)
     prefill_ms, host_prefill_ms = clock.lap()
     running = _Running(chain, manifest, answers, places)
-    del places  # a batch has copies of its caches
+    del places  # a batch has moved its caches
     while True:
         clock.restart()
         events = [
@@ -149,8 +149,7 @@ class _Running:
         self._decoding: Decoding = places[0][0]
         if len(answers) > 1:
             self._decoding = self._slots = SlotBatch(chain, manifest, len(answers))
-            for state, row in places:
-                self._slots.join(state, row)
+            self._slots.move(places)
 
     def decode(self, clock: Clock) -> None:
         """Read the last token of each answer."""

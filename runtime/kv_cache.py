@@ -9,9 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsevlm_trt.runtime.device_array import Allocate, Tensor, contiguous
+from sparsevlm_trt.runtime.device_array import Allocate, Tensor
 
-__all__ = ["Cache", "HeldCache", "HoldsCaches", "StageCache"]
+__all__ = ["Cache", "HeldCache", "HoldsCaches", "PromptCache", "StageCache"]
 
 Index = NDArray[np.int64]
 
@@ -53,10 +53,6 @@ class HeldCache(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes of the used entries."""
-
-    @property
-    def capacity_bytes(self) -> int:
-        """Bytes of as many entries as fit."""
 
 
 @runtime_checkable
@@ -102,19 +98,60 @@ class Cache(ABC):
         """Take in the entries that a graph wrote into `new_views`."""
 
 
-class StageCache(Cache):
-    """One buffer `[B, capacity, G*D]` for each layer's keys and for its values.
+class PromptCache(Cache):
+    """What a stage remembers of a prompt, or of a batch of equal layout.
 
-    The used part of a batch-1 buffer is contiguous: graphs read it as it lies and write the new
-    entries right behind it, so that a decode step copies nothing. In a larger batch the rows are
-    apart, so both ways are copies of the used part, within the device: batches decode in
-    `slots.SlotBatch` instead.
+    Attributes:
+        length: Entries used.
+        capacity: Entries that may be kept.
+    """
+
+    def __init__(self, layers: Sequence[int], batch: int, capacity: int) -> None:
+        """Hold nothing yet.
+
+        Args:
+            layers: The model's layer numbers in this stage.
+            batch: Rows, B.
+            capacity: Entries that may be kept.
+        """
+        self.length, self.capacity = 0, capacity
+        self._batch = batch
+        # The names are made once: a decode step looks up hundreds of them.
+        names = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
+        self._past_names = [f"past_key_values.{name}" for name in names]
+        self._new_names = [f"new_key_values.{name}" for name in names]
+
+    @property
+    def lengths(self) -> Index:
+        """Valid entries of each row, `[B]`."""
+        return np.full(self._batch, self.length, np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the used entries."""
+        return self._batch * self.length * self.entry_bytes
+
+    def _stop(self, count: int) -> int:
+        """Entries with `count` new ones; ValueError where they do not fit."""
+        stop = self.length + count
+        if stop > self.capacity:
+            raise ValueError(
+                f"cache | got {count} entries behind {self.length} | expected {self.capacity} "
+                "in all at most | reserve more"
+            )
+        return stop
+
+
+class StageCache(PromptCache):
+    """One prompt's: a buffer `[1, capacity, G*D]` for each layer's keys and for its values.
+
+    The used part is contiguous: graphs read it as it lies and write the new entries right behind
+    it, so that a decode step copies nothing.
     """
 
     def __init__(
         self,
         layers: Sequence[int],
-        batch: int,
         capacity: int,
         width: int,
         dtype: DTypeLike,
@@ -124,45 +161,18 @@ class StageCache(Cache):
 
         Args:
             layers: The model's layer numbers in this stage.
-            batch: Rows, B.
             capacity: Entries that fit in.
             width: Values of one entry, G*D.
             dtype: The cache's type.
             empty: Reserves them where the engine computes.
         """
-        self.length = 0
-        self.capacity = capacity
-        self._empty = empty
-        self._buffers: dict[str, Tensor] = {
-            f"{layer}.{part}": empty((batch, capacity, width), dtype)
-            for layer in layers
-            for part in ("key", "value")
-        }
-        # The names are made once: a decode step looks up hundreds of them.
-        self._past_names = [f"past_key_values.{name}" for name in self._buffers]
-        self._new_names = [f"new_key_values.{name}" for name in self._buffers]
-        self._in_place = batch == 1
-        self._batch = batch
-
-    @property
-    def lengths(self) -> Index:
-        """Valid entries of each row, `[B]`."""
-        return np.full(self._batch, self.length, np.int64)
-
-    def used(self) -> dict[str, Tensor]:
-        """Return the used entries by graph input, `[B, length, G*D]`, as they lie."""
-        used = [buffer[:, : self.length] for buffer in self._buffers.values()]
-        return dict(zip(self._past_names, used, strict=True))
+        super().__init__(layers, 1, capacity)
+        self._buffers = [empty((1, capacity, width), dtype) for _ in self._past_names]
 
     def views(self) -> dict[str, Tensor]:
-        """Return the used entries as graph inputs, `past_key_values.{l}.key` `[B, length, G*D]`.
-
-        Views for batch 1, contiguous copies otherwise.
-        """
-        used = self.used()
-        if self._in_place:
-            return used
-        return {name: contiguous(view) for name, view in used.items()}
+        """Return the used entries, `past_key_values.{l}.key` `[1, length, G*D]`."""
+        used = [buffer[:, : self.length] for buffer in self._buffers]
+        return dict(zip(self._past_names, used, strict=True))
 
     def new_views(self, count: int) -> dict[str, Tensor]:
         """Return where the next entries go, as graph outputs `new_key_values.{l}.key`.
@@ -171,45 +181,20 @@ class StageCache(Cache):
             count: New entries, S.
 
         Returns:
-            Arrays `[B, S, G*D]`: the buffers themselves for batch 1, scratch arrays otherwise.
+            Parts of the buffers, `[1, S, G*D]`.
 
         Raises:
             ValueError: They do not fit.
         """
-        stop = self.length + count
-        if stop > self.capacity:
-            raise ValueError(
-                f"cache | got {count} entries behind {self.length} | expected {self.capacity} "
-                "in all at most | reserve more"
-            )
-        views = [buffer[:, self.length : stop] for buffer in self._buffers.values()]
-        if not self._in_place:
-            views = [self._empty(view.shape, view.dtype) for view in views]
+        stop = self._stop(count)
+        views = [buffer[:, self.length : stop] for buffer in self._buffers]
         return dict(zip(self._new_names, views, strict=True))
 
     def advance(self, written: Mapping[str, Tensor]) -> None:
-        """Count the entries that a graph wrote into `new_views` as used.
-
-        Args:
-            written: What `new_views` returned, filled.
-        """
-        count = next(iter(written.values())).shape[1]
-        if not self._in_place:
-            for name, buffer in zip(self._new_names, self._buffers.values(), strict=True):
-                buffer[:, self.length : self.length + count] = written[name]
-        self.length += count
+        """Count the entries that a graph wrote into `new_views` as used."""
+        self.length += next(iter(written.values())).shape[1]
 
     @property
     def entry_bytes(self) -> int:
-        """Bytes of one entry of one row: a key and a value of each layer."""
-        return sum(buffer.shape[2] * buffer.dtype.itemsize for buffer in self._buffers.values())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the used entries."""
-        return self._batch * self.length * self.entry_bytes
-
-    @property
-    def capacity_bytes(self) -> int:
-        """Bytes reserved."""
-        return sum(buffer.nbytes for buffer in self._buffers.values())
+        """Bytes of one entry: a key and a value of each layer."""
+        return sum(buffer.shape[2] * buffer.dtype.itemsize for buffer in self._buffers)

@@ -8,15 +8,15 @@ Dims: B rows that decode, L cache length, G kv heads, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sparsevlm_trt.runtime.chain import Chain
 from sparsevlm_trt.runtime.decoding import ChainState
-from sparsevlm_trt.runtime.device_array import Allocate, Tensor
-from sparsevlm_trt.runtime.kv_cache import Cache, HeldCache, StageCache
+from sparsevlm_trt.runtime.device_array import Allocate, Tensor, zeros
+from sparsevlm_trt.runtime.kv_cache import Cache
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.trace import Clock
 
@@ -71,20 +71,20 @@ class StageSlots(Cache):
         """Entries that each row has room for, L."""
         return self._buffers[0].shape[1]
 
-    def join(self, cache: StageCache | HeldCache, row: int = 0) -> None:
-        """Copy a prompt's cache behind the last row.
+    def join(self, entries: Mapping[str, Tensor], length: int, row: int = 0) -> None:
+        """Copy a prompt's entries behind the last row.
 
         Args:
-            cache: What `Chain.prefill` filled.
-            row: Which row of it.
+            entries: The views of a cache that `Chain.prefill` filled.
+            length: How many of them are valid.
+            row: Which row of them.
         """
-        self._lengths[self.rows] = cache.length
+        self._lengths[self.rows] = length
         self.rows += 1
         self._fit()
-        used = cache.used() if isinstance(cache, StageCache) else cache.views()
-        for name, entries in used.items():
+        for name, array in entries.items():
             buffer = self._buffers[self._past_names.index(name)]
-            buffer[self.rows - 1, : cache.length] = entries[row]
+            buffer[self.rows - 1, :length] = array[row, :length]
 
     def leave(self, row: int) -> None:
         """Forget a row; the last row takes its place."""
@@ -160,12 +160,7 @@ class StageSlots(Cache):
             self._buffers[number] = fitting
 
     def _zeros(self, *shape: int) -> Tensor:
-        """Reserve zeros: a masked entry meets a weight of 0, and 0 times garbage may be NaN."""
-        array = self._empty(shape, self._dtype)
-        if isinstance(array, np.ndarray):
-            return np.zeros(shape, self._dtype)  # its pages are committed when written
-        array[...] = np.zeros(shape, self._dtype)
-        return array
+        return zeros(shape, self._dtype, self._empty)
 
 
 class SlotBatch:
@@ -212,11 +207,36 @@ class SlotBatch:
         Raises:
             ValueError: All slots are taken.
         """
-        if self.rows == self.num_slots:
-            raise ValueError(f"slots | got row {self.rows + 1} | expected {self.num_slots}")
-        self._lengths[self.rows], self._compact[self.rows] = state.length, state.compact
+        self._count(state, self.rows)
         for slots, cache in zip(self.caches, state.caches, strict=True):
-            slots.join(cache, row)
+            slots.join(cache.views(), cache.length, row)
+
+    def move(self, places: Sequence[tuple[ChainState, int]]) -> None:
+        """Take in rows of prompts that were read together, in order; their states end here.
+
+        Each stage's caches go as soon as their rows have been copied: all would take twice as much
+        memory for a moment.
+
+        Args:
+            places: States from `Chain.prefill`, and which row of each.
+
+        Raises:
+            ValueError: More rows than free slots.
+        """
+        for row, (state, _) in enumerate(places, self.rows):
+            self._count(state, row)
+        states = {id(state): state for state, _ in places}
+        for slots in self.caches:
+            caches = {key: state.caches.pop(0) for key, state in states.items()}
+            views = {key: cache.views() for key, cache in caches.items()}
+            for state, row in places:
+                slots.join(views[id(state)], caches[id(state)].length, row)
+
+    def _count(self, state: ChainState, row: int) -> None:
+        """Note what joins as a row; ValueError where all slots are taken."""
+        if row == self.num_slots:
+            raise ValueError(f"slots | got row {row + 1} | expected {self.num_slots}")
+        self._lengths[row], self._compact[row] = state.length, state.compact
 
     def leave(self, row: int) -> None:
         """Free a row; the last row takes its place."""

@@ -13,8 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from sparsevlm_trt.runtime.batch_cache import BatchCache
 from sparsevlm_trt.runtime.device_array import Tensor, contiguous
-from sparsevlm_trt.runtime.kv_cache import Cache, HeldCache, HoldsCaches, StageCache
+from sparsevlm_trt.runtime.kv_cache import (
+    Cache,
+    HeldCache,
+    HoldsCaches,
+    PromptCache,
+    StageCache,
+)
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.runner import Runner
 from sparsevlm_trt.runtime.trace import Clock
@@ -62,7 +69,7 @@ class Stages:
         """Reserve an array where the engine computes."""
         return self._runner.empty(shape, dtype)
 
-    def open_cache(self, number: int, batch: int, capacity: int) -> StageCache | HeldCache:
+    def open_cache(self, number: int, batch: int, capacity: int) -> PromptCache | HeldCache:
         """Open the cache of a stage, in the engine where it keeps caches."""
         stage, runner = self.specs[number], self._runner
         if isinstance(runner, HoldsCaches):
@@ -71,7 +78,9 @@ class Stages:
                 return held
         layers = range(stage.first, stage.stop)
         width = self._cache_width
-        return StageCache(layers, batch, capacity, width, self._kv_dtype, runner.empty)
+        if batch == 1:
+            return StageCache(layers, capacity, width, self._kv_dtype, runner.empty)
+        return BatchCache(layers, batch, capacity, width, self._kv_dtype, runner.empty)
 
     def run_stage(
         self,

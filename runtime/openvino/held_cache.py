@@ -88,11 +88,6 @@ class OpenVinoCache:
         """Bytes of the used entries."""
         return self.length * self._entry_bytes
 
-    @property
-    def capacity_bytes(self) -> int:
-        """Bytes of as many entries as fit."""
-        return self.capacity * self._entry_bytes
-
     def __del__(self) -> None:
         """Give the request back, and with it the memory of the entries."""
         request = getattr(self, "_request", None)

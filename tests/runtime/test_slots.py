@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -87,16 +90,34 @@ def test_a_prompt_of_several_rows_joins_row_by_row(make_model):
     assert batch.rows == 0
 
 
+def test_rows_that_were_read_together_move_in_order_and_their_caches_go(make_model):
+    manifest, runner = make_model()
+    chain = Chain(manifest, runner)
+    batch, alone = SlotBatch(chain, manifest, 3), SlotBatch(chain, manifest, 3)
+    (_, pair), (_, single) = read(chain, 1, 5, batch=2), read(chain, 0, 9)
+    places = [(pair, 1), (single, 0), (pair, 0)]
+    for state, row in places:
+        alone.join(state, row)
+    seen = [weakref.ref(cache) for state in (pair, single) for cache in state.caches]
+    batch.move(places)
+    gc.collect()
+    assert [cache() for cache in seen] == [None] * len(seen)
+    tokens = np.array([4, 9, 6])
+    assert np.array_equal(batch.decode(tokens, Clock()), alone.decode(tokens, Clock()))
+    with pytest.raises(ValueError, match="got row 4"):
+        batch.move([(read(chain, 0, 9)[1], 0)])
+
+
 def test_a_step_costs_what_is_in_the_cache_not_what_was():
     slots = StageSlots(range(2), 8, 4, np.float32)
     assert (slots.capacity, slots.reserved_bytes) == (0, 0)
     for length in (700, 30):
-        cache = StageCache(range(2), 1, length, 4, np.float32)
+        cache = StageCache(range(2), length, 4, np.float32)
         places = cache.new_views(length)
         for place in places.values():
             place[...] = length
         cache.advance(places)
-        slots.join(cache)
+        slots.join(cache.views(), length)
     assert slots.views()["past_key_values.1.key"].shape == (2, 704, 4)
     slots.leave(0)
     assert slots.views()["past_key_values.1.key"].shape == (1, 64, 4)
@@ -111,12 +132,12 @@ def test_entries_stay_where_they_belong(lengths, steps):
     slots = StageSlots(range(1), len(lengths), 1, np.float32)
     expected = []
     for row, length in enumerate(lengths):
-        cache = StageCache(range(1), 1, length, 1, np.float32)
+        cache = StageCache(range(1), length, 1, np.float32)
         places = cache.new_views(length)
         for place in places.values():
             place[...] = np.arange(length)[None, :, None] + 1000 * row
         cache.advance(places)
-        slots.join(cache)
+        slots.join(cache.views(), length)
         expected.append([*range(1000 * row, 1000 * row + length)])
     for step in range(steps):
         places = slots.new_views(1)
