@@ -15,7 +15,7 @@ from sparsevlm_trt.calibration.rounding import nearest, rounded
 from sparsevlm_trt.calibration.schemes import Scheme
 from sparsevlm_trt.calibration.statistics import Statistics
 
-__all__ = ["LEAST_ROW", "Fit", "fit_site"]
+__all__ = ["LEAST_ROW", "Fit", "fit_site", "row_noise"]
 
 Floats = NDArray[np.float32]
 # Shares of an activation's unevenness that go to the weights; 0.5 is the paper's usual one.
@@ -108,11 +108,11 @@ def _fit(
     for weight, product in zip(weights, products, strict=True):
         block = block_of(scheme, weight.shape[0])
         codes = nearest(weight * factor[:, None], scheme.weights, block, FLOAT32)
-        noises.append(_noise(inputs @ codes.values() - product, product))
+        noises.append(row_noise(inputs @ codes.values() - product, product))
     return Fit(balance, scale, float(np.mean(noises)), by_row)
 
 
-def _noise(error: Floats, product: Floats) -> float:
+def row_noise(error: Floats, product: Floats) -> float:
     """Error over product, each row by itself: a few tokens of huge activations outweigh no other.
 
     A row that is far below the others counts as a tenth of the median one.

@@ -11,48 +11,26 @@ size, W values of one cache entry, L cache length.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sparsevlm_trt.runtime.engines.limits import Limits
-from sparsevlm_trt.runtime.flops import DTYPE_BYTES
 from sparsevlm_trt.runtime.manifest import Manifest
-from sparsevlm_trt.runtime.tensorrt.arena import Arena, Place, aligned
+from sparsevlm_trt.runtime.tensorrt.arena import Arena, Place
+from sparsevlm_trt.runtime.tensorrt.request_bytes import (
+    FLOAT_BYTES,
+    INDEX_BYTES,
+    RequestShape,
+    cache_bytes,
+    capacity_of,
+    entry_bytes,
+    hidden_bytes,
+    request_bytes,
+    shown_bytes,
+)
 
-__all__ = ["BufferPlan", "RequestShape", "Step", "Use", "forecast_bytes", "plan_buffers"]
+__all__ = ["BufferPlan", "Step", "Use", "plan_buffers"]
 
-_INDEX, _FLOAT = 8, 4  # bytes of an int64 and of a float32
 _SHOWN = ("queries", "keys")  # of a stage's last layer, for the raters' rows
-
-
-@dataclass(frozen=True, slots=True)
-class RequestShape:
-    """What the sizes of a request follow from.
-
-    Attributes:
-        batch: Rows.
-        num_prefix: Tokens before the visual block.
-        num_visual: Tokens of the visual block, before pruning.
-        num_text: Tokens after it.
-        num_raters: Text tokens that judge.
-        num_new: Tokens to make at most.
-        visual_after: Visual tokens after each boundary, first to last; a boundary that does not
-            prune repeats the number before it.
-    """
-
-    batch: int
-    num_prefix: int
-    num_visual: int
-    num_text: int
-    num_raters: int
-    num_new: int
-    visual_after: tuple[int, ...]
-
-    def length(self, stage: int) -> int:
-        """Tokens that a stage reads in prefill."""
-        visual = (self.num_visual, *self.visual_after)[stage]
-        return self.num_prefix + visual + self.num_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,88 +108,35 @@ def plan_buffers(manifest: Manifest, shape: RequestShape) -> BufferPlan:
         manifest: Of the bundle.
         shape: The request's sizes.
     """
-    planner = _Planner(manifest, shape, Arena(_request_bytes(manifest, shape)))
+    planner = _Planner(manifest, shape, Arena(request_bytes(manifest, shape)))
     _prefill(planner)
     for number in range(shape.num_new - 1):
         _decode(planner, number)
     return BufferPlan(tuple(planner.steps), planner.arena.peak_bytes)
 
 
-def forecast_bytes(manifest: Manifest, limits: Limits) -> int:
-    """Bytes that no request within the limits needs more of, activations of engines apart."""
-    visual = max(2, limits.most_visual)
-    # Raters and the visual tokens that they judge share the prompt.
-    judged = max(1, min(visual, limits.max_prompt // 2))
-    votes = judged * min(limits.most_text, max(1, limits.max_prompt - judged))
-    shape = RequestShape(
-        batch=limits.max_batch,
-        num_prefix=0,
-        num_visual=visual,
-        num_text=max(0, limits.max_prompt - visual),
-        num_raters=-(-votes // visual),
-        num_new=limits.max_new_tokens,
-        visual_after=(visual,) * (len(manifest.stages) - 1),
-    )
-    return max(_request_bytes(manifest, shape), _vision_bytes(manifest, limits))
-
-
-def _vision_bytes(manifest: Manifest, limits: Limits) -> int:
-    """Bytes of what a vision graph reads and writes: pixels may outweigh what becomes of them."""
-    tokens = limits.most_rows
-    if limits.image is not None and limits.image.pixels is not None:
-        tokens = limits.image.tokens * limits.max_images
-    most = 0
-    for name in ("vision", "video"):
-        graph = manifest.graphs.get(name)
-        for tensor in (*graph.inputs, *graph.outputs) if graph else ():
-            named = tokens if "num_tokens" in tensor.shape else limits.most_rows
-            sizes = [named if isinstance(size, str) else size for size in tensor.shape]
-            most += aligned(math.prod(sizes) * DTYPE_BYTES.get(tensor.dtype, _INDEX))
-    return most
-
-
-def _request_bytes(manifest: Manifest, shape: RequestShape) -> int:
-    """Bound a request's bytes: the caches, and the largest set that lives beside them."""
-    stages = len(manifest.stages)
-    caches = sum(
-        2 * stage.num_layers * aligned(_cache_bytes(manifest, shape, number))
-        for number, stage in enumerate(manifest.stages)
-    )
-    longest = shape.num_prefix + max(shape.num_visual, *shape.visual_after, 0) + shape.num_text
-    votes = shape.batch * manifest.model.num_heads * shape.num_raters * shape.num_visual * _FLOAT
-    shown = sum(aligned(size) for size in _shown_bytes(manifest, shape, longest))
-    index = shape.batch * longest * _INDEX * manifest.model.num_axes
-    hidden = aligned(_hidden_bytes(manifest, shape, longest))
-    vision = aligned(_hidden_bytes(manifest, shape, shape.num_visual))
-    small = 12 * aligned(index) + aligned(shape.batch * manifest.model.vocab_size * _FLOAT)
-    # Features for the first layers: as the tower gives them, and laid out as the prompt is.
-    vision += (manifest.model.num_deepstack or 0) * (vision + hidden)
-    # Three hidden states at once: the prompt's, a stage's result, the pruned one.
-    return caches + 3 * hidden + vision + shown + aligned(votes) + small + stages * aligned(1)
-
-
 def _prefill(planner: _Planner) -> None:
     manifest, shape = planner.manifest, planner.shape
     whole = shape.length(0)
-    planner.take("hidden", _hidden_bytes(manifest, shape, whole))
-    planner.take("positions", shape.batch * whole * _INDEX)
+    planner.take("hidden", hidden_bytes(manifest, shape, whole))
+    planner.take("positions", shape.batch * whole * INDEX_BYTES)
     if manifest.vision is not None and shape.num_visual:
-        planner.take("features", _hidden_bytes(manifest, shape, shape.num_visual))
+        planner.take("features", hidden_bytes(manifest, shape, shape.num_visual))
         planner.step("vision", [], [planner.use("image_features", "features")])
         planner.free("features")  # joined into the prompt
     planner.step("embed", [], [planner.use("inputs_embeds", "hidden")])
     for number, stage in enumerate(manifest.stages):
-        capacity = _cache_bytes(manifest, shape, number)
+        capacity = cache_bytes(manifest, shape, number)
         for name in _cache_names(planner, number):
             planner.take(name, capacity)
         length = shape.length(number)
         is_last = number == len(manifest.stages) - 1
         prunes = not is_last and shape.length(number + 1) < length
-        planner.take("result", _hidden_bytes(manifest, shape, length))
+        planner.take("result", hidden_bytes(manifest, shape, length))
         reads = [planner.use("hidden_states", "hidden"), planner.use("position_ids", "positions")]
         writes = [planner.use("last_hidden_state", "result")]
         if prunes:
-            for name, size in zip(_SHOWN, _shown_bytes(manifest, shape, length), strict=True):
+            for name, size in zip(_SHOWN, shown_bytes(manifest, shape, length), strict=True):
                 planner.take(name, size)
                 writes.append(planner.use(name, name))
         writes += _new_entries(planner, number, 0, length)
@@ -228,14 +153,14 @@ def _prune(planner: _Planner, number: int) -> None:
     """The next sequence is made beside the old one, which goes."""
     manifest, shape = planner.manifest, planner.shape
     votes = shape.batch * manifest.model.num_heads * shape.num_raters * shape.num_visual
-    planner.take("votes", votes * _FLOAT)
+    planner.take("votes", votes * FLOAT_BYTES)
     reads = [planner.use(name, name) for name in _SHOWN]
     planner.step("rater_rows", reads, [planner.use("rater_attention", "votes")])
     planner.free(*_SHOWN)
     length = shape.length(number + 1)
-    planner.take("next", _hidden_bytes(manifest, shape, length))
-    planner.take("next_positions", shape.batch * length * _INDEX)
-    planner.take("decisions", shape.batch * shape.length(0) * 3 * _INDEX)
+    planner.take("next", hidden_bytes(manifest, shape, length))
+    planner.take("next_positions", shape.batch * length * INDEX_BYTES)
+    planner.take("decisions", shape.batch * shape.length(0) * 3 * INDEX_BYTES)
     method = next(name for name in manifest.graphs if name.startswith("prune_"))
     reads = [
         planner.use("hidden_states", "hidden"),
@@ -256,9 +181,9 @@ def _prune(planner: _Planner, number: int) -> None:
 def _decode(planner: _Planner, number: int) -> None:
     """One more token: a row through every stage, each cache longer by an entry."""
     manifest, shape = planner.manifest, planner.shape
-    row = _hidden_bytes(manifest, shape, 1)
+    row = hidden_bytes(manifest, shape, 1)
     planner.take("hidden", row)
-    planner.take("positions", shape.batch * _INDEX)
+    planner.take("positions", shape.batch * INDEX_BYTES)
     planner.step("embed", [], [planner.use("inputs_embeds", "hidden")])
     for index, stage in enumerate(manifest.stages):
         length = shape.length(index) + number
@@ -276,7 +201,7 @@ def _decode(planner: _Planner, number: int) -> None:
 
 def _head(planner: _Planner) -> None:
     manifest, shape = planner.manifest, planner.shape
-    planner.take("logits", shape.batch * manifest.model.vocab_size * _FLOAT)
+    planner.take("logits", shape.batch * manifest.model.vocab_size * FLOAT_BYTES)
     reads = [planner.use("hidden_states", "hidden")]
     planner.step("head", reads, [planner.use("logits", "logits")])
     planner.free("logits")
@@ -293,8 +218,8 @@ def _new_entries(planner: _Planner, number: int, length: int, count: int) -> lis
 
 
 def _entries(planner: _Planner, number: int, first: int, count: int, tensor: str) -> Iterator[Use]:
-    width = _entry_bytes(planner.manifest)
-    row = _capacity(planner.shape, number) * width
+    width = entry_bytes(planner.manifest)
+    row = capacity_of(planner.shape, number) * width
     for name in _cache_names(planner, number):
         for index in range(planner.shape.batch):
             start = index * row + first * width
@@ -305,32 +230,3 @@ def _cache_names(planner: _Planner, number: int) -> list[str]:
     stage = planner.manifest.stages[number]
     layers = range(stage.first, stage.stop)
     return [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
-
-
-def _capacity(shape: RequestShape, stage: int) -> int:
-    """Entries of a stage's caches: as `Chain.prefill` reserves them."""
-    return shape.length(stage) + shape.num_new
-
-
-def _cache_bytes(manifest: Manifest, shape: RequestShape, stage: int) -> int:
-    return shape.batch * _capacity(shape, stage) * _entry_bytes(manifest)
-
-
-def _entry_bytes(manifest: Manifest) -> int:
-    model = manifest.model
-    return model.num_kv_heads * model.head_dim * DTYPE_BYTES[model.kv_dtype]
-
-
-def _hidden_bytes(manifest: Manifest, shape: RequestShape, length: int) -> int:
-    return shape.batch * length * manifest.model.hidden_size * _item_bytes(manifest)
-
-
-def _shown_bytes(manifest: Manifest, shape: RequestShape, length: int) -> tuple[int, int]:
-    """What a stage shows of its last layer: queries and keys of a prompt."""
-    model = manifest.model
-    entry = shape.batch * length * model.head_dim * _item_bytes(manifest)
-    return model.num_heads * entry, model.num_kv_heads * entry
-
-
-def _item_bytes(manifest: Manifest) -> int:
-    return DTYPE_BYTES[manifest.model.dtype]

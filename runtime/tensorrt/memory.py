@@ -27,7 +27,7 @@ class DeviceMemory:
 
         Args:
             device: The GPU.
-            size_bytes: Its size, of `buffer_plan.forecast_bytes`.
+            size_bytes: Its size, of `request_bytes.forecast_bytes`.
 
         Raises:
             RunnerError: The GPU has not so much left.

@@ -20,12 +20,12 @@ from sparsevlm_trt.runtime.engines.profile_choice import choose_profile
 from sparsevlm_trt.runtime.engines.record import EngineRecord, Machine
 from sparsevlm_trt.runtime.errors import EngineError, RunnerError
 from sparsevlm_trt.runtime.tensorrt.arena import ALIGNMENT
-from sparsevlm_trt.runtime.tensorrt.buffer_plan import forecast_bytes
 from sparsevlm_trt.runtime.tensorrt.decode_step import DecodeStep
 from sparsevlm_trt.runtime.tensorrt.device import CudaDevice, Device
 from sparsevlm_trt.runtime.tensorrt.engine import Context, Engine, TrtLibrary
 from sparsevlm_trt.runtime.tensorrt.library import load_library
 from sparsevlm_trt.runtime.tensorrt.memory import DeviceMemory, Holding
+from sparsevlm_trt.runtime.tensorrt.request_bytes import forecast_bytes
 
 __all__ = ["PlanLibrary", "TensorRtRtxRunner", "TensorRtRunner"]
 

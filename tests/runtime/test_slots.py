@@ -15,7 +15,8 @@ from sparsevlm_ops.schedule import Schedule
 from sparsevlm_trt.runtime.boundary import Layout, Pruning
 from sparsevlm_trt.runtime.chain import Chain
 from sparsevlm_trt.runtime.kv_cache import StageCache
-from sparsevlm_trt.runtime.slots import SlotBatch, StageSlots
+from sparsevlm_trt.runtime.slots import SlotBatch
+from sparsevlm_trt.runtime.stage_slots import StageSlots
 from sparsevlm_trt.runtime.trace import Clock
 
 PLANS = [  # fastv keeps original positions

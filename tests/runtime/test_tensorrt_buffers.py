@@ -14,11 +14,8 @@ from sparsevlm_trt.runtime.engines.limits import Limits
 from sparsevlm_trt.runtime.graph_spec import StageSpec
 from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.tensorrt.arena import ALIGNMENT, Arena
-from sparsevlm_trt.runtime.tensorrt.buffer_plan import (
-    RequestShape,
-    forecast_bytes,
-    plan_buffers,
-)
+from sparsevlm_trt.runtime.tensorrt.buffer_plan import plan_buffers
+from sparsevlm_trt.runtime.tensorrt.request_bytes import RequestShape, forecast_bytes
 
 
 @pytest.fixture(scope="module")
