@@ -74,6 +74,8 @@ benchmarks: bench $(BENCH)/one-piece
 	$(BIN)/sparsevlm bench $(BENCH)/bundle --budgets none,0.33 --roofline --rounds 3 \
 		--shape 144x64 --shape 576x64 --shape 1152x64 --shape 2880x64 --shape 576x16 --shape 576x256 \
 		--shape 576x1024 --shape 576x64x4 --shape 576x64x8 --out benchmarks/results/growth.json
+	-$(BIN)/python benchmarks/one_piece.py $(BENCH)/bundle $(BENCH)/one-piece \
+		--json benchmarks/results/one_piece.json
 	-$(BIN)/python benchmarks/memory.py $(BENCH)/bundle --json benchmarks/results/memory.json
 	$(BIN)/python examples/digits-vlm/make_questions.py $(BENCH)/questions --count 125
 	-$(BIN)/python benchmarks/fidelity.py $(BENCH)/bundle --data $(BENCH)/questions/questions.jsonl \

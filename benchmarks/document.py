@@ -160,6 +160,23 @@ def contenders(result: Result) -> str:
     )
 
 
+def one_piece(result: Result) -> str:
+    """The chain's times as shares of the uncut model's."""
+    header = ["engine", "", "chain loaded first", "loaded second", "mean"]
+    named = {"language_ms": "prefill", "decode_ms": "decode step"}
+    return taken_on(result) + markdown(
+        header,
+        (
+            [
+                row["runner"],
+                named[row["figure"]],
+                *(f"x {row[key]:.3f}" for key in ("loaded_first", "loaded_second", "mean")),
+            ]
+            for row in result["rows"]
+        ),
+    )
+
+
 def growth(result: Result) -> str:
     """How cost grows with the prompt: time of the language model over its operations."""
     flops: dict[str, float] = {}
@@ -238,6 +255,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "fidelity": fidelity,
     "growth": growth,
     "memory": memory,
+    "one_piece": one_piece,
 }
 
 

@@ -83,7 +83,8 @@ calibrate.add_command(budget)
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Leave so many activations and their weights as they are, the most sensitive ones.",
+    help="Leave so many activations and their weights as they are: those whose rounding moves "
+    "the outputs of their graph most, by their size.",
 )
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Processor threads.  [default: allowed cores]"

@@ -18,6 +18,7 @@ from sparsevlm_trt.calibration.models import load_model
 from sparsevlm_trt.calibration.rewrite import quantize_graph
 from sparsevlm_trt.calibration.samples import Samples
 from sparsevlm_trt.calibration.schemes import Scheme
+from sparsevlm_trt.calibration.sensitivity import measure_sensitivity, most_sensitive
 from sparsevlm_trt.calibration.sites import find_sites
 from sparsevlm_trt.calibration.statistics import Statistics
 from sparsevlm_trt.calibration.table import quantize_table
@@ -30,7 +31,7 @@ from sparsevlm_trt.runtime.memory import Memory, read_memory
 from sparsevlm_trt.runtime.strict_json import json_text
 from sparsevlm_trt.runtime.units import spell_bytes
 
-__all__ = ["Fitted", "fit_bundle", "noisiest", "quantize_bundle", "write_quantized"]
+__all__ = ["Fitted", "fit_bundle", "quantize_bundle", "write_quantized"]
 
 Progress = Callable[[str, int, int], None]
 MOMENT_BYTES = 4  # float32, one for every pair of an activation's channels
@@ -72,7 +73,7 @@ def quantize_bundle(
         samples: What to ask it meanwhile.
         budgets: Nominal budgets that take turns, None for no pruning; empty for the bundle's own
             plan.
-        num_kept: Sites to leave as they are, those of the most noise.
+        num_kept: Sites to leave as they are, the most sensitive ones by their size.
         int8_cache: Whether keys and values are remembered as int8, with a scale a channel.
         threads: Processor threads.
         overwrite: Replace a bundle that is there.
@@ -93,23 +94,21 @@ def quantize_bundle(
     fitted = fit_bundle(
         bundle, scheme, samples, budgets=budgets, threads=threads, progress=progress
     )
+    kept: tuple[str, ...] = ()
+    if num_kept:
+        found = measure_sensitivity(bundle, fitted.fits, scheme, samples, progress=progress)
+        kept = most_sensitive(found, num_kept)
     return write_quantized(
         bundle,
         out,
         scheme,
         samples,
         fitted,
-        kept=noisiest(fitted.fits, num_kept),
+        kept=kept,
         int8_cache=int8_cache,
         overwrite=overwrite,
         progress=progress,
     )
-
-
-def noisiest(fits: Mapping[str, Fit], count: int) -> tuple[str, ...]:
-    """Name the sites whose products suffer most, by the noise that was found on the data."""
-    ordered = sorted(fits, key=lambda name: (-fits[name].noise, name))
-    return tuple(ordered[:count])
 
 
 def fit_bundle(

@@ -16,14 +16,29 @@ from sparsevlm_trt.calibration.samples import Samples
 from sparsevlm_trt.calibration.schemes import Scheme
 from sparsevlm_trt.calibration.sites import find_sites
 from sparsevlm_trt.runtime.bundle import Bundle
-from sparsevlm_trt.runtime.evaluation.asking import ask_once
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
 from sparsevlm_trt.runtime.runner import Array, Tensor
 from sparsevlm_trt.runtime.session import Session
 
-__all__ = ["measure_sensitivity"]
+__all__ = ["Sensitivity", "measure_sensitivity", "most_sensitive"]
 
-_NUM_QUESTIONS = 3  # a site's place in the order was seen to change little with more
+_NUM_QUESTIONS = 3  # that are read for every site
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """What rounding a site costs, and what leaving it would.
+
+    Attributes:
+        name: The site.
+        moved: Squared error of a row as a share of the row, mean over rows, calls, and the
+            outputs that another graph reads.
+        num_weights: Of its linears.
+    """
+
+    name: str
+    moved: float
+    num_weights: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +79,7 @@ def measure_sensitivity(
     *,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> dict[str, float]:
+) -> list[Sensitivity]:
     """Round one site at a time, to the nearest, and see how far its graph's outputs move.
 
     Args:
@@ -75,23 +90,21 @@ def measure_sensitivity(
         threads: Processor threads, if this process has no pool yet.
         progress: Called before each site.
 
-    Returns:
-        By site: squared error of a row as a share of the row, mean over rows, calls, and outputs
-        that another graph reads.
-
     Raises:
         InputError: A sample cannot be asked.
         RunnerError: A graph failed.
     """
-    found: dict[str, float] = {}
+    found: list[Sensitivity] = []
     with closing(_Listener(threads)) as listener, closing(OnnxRuntimeRunner()) as runner:
         listener.load(bundle, list(bundle.manifest.graphs))
         session = Session(bundle, listener)
         for question in samples.questions[:_NUM_QUESTIONS]:
-            ask_once(session, question, None, 1)
+            content = [{"type": "image"}, {"type": "text", "text": question.asked()}]
+            messages = [{"role": "user", "content": content}]
+            session.generate(images=[question.image], messages=messages, max_new_tokens=1)
         for graph, calls in listener.calls.items():
-            names = [site.name for site in find_sites(graph, load_model(bundle, graph))]
-            for name in names:
+            for site in find_sites(graph, load_model(bundle, graph)):
+                name = site.name
                 if name not in fits:
                     continue
                 if progress is not None:
@@ -99,8 +112,16 @@ def measure_sensitivity(
                 model = load_model(bundle, graph)
                 quantize_graph(graph, model, {name: fits[name]}, scheme, lambda _, t: t, {})
                 runner.put(graph, model_bytes(model), bundle.graph_path(graph).parent)
-                found[name] = float(np.mean([_moved(runner, graph, call) for call in calls]))
+                moved = float(np.mean([_moved(runner, graph, call) for call in calls]))
+                size = sum(linear.num_weights for linear in site.linears)
+                found.append(Sensitivity(name, moved, size))
     return found
+
+
+def most_sensitive(found: Sequence[Sensitivity], count: int) -> tuple[str, ...]:
+    """Name the sites that move most for each weight that they would leave as it was."""
+    ordered = sorted(found, key=lambda site: (-site.moved / site.num_weights, site.name))
+    return tuple(site.name for site in ordered[:count])
 
 
 def _moved(runner: OnnxRuntimeRunner, graph: str, call: _Call) -> float:

@@ -1,0 +1,72 @@
+"""Which activations had better stay: judged by what their graph hands on, and by their size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sparsevlm_trt.calibration.models import load_model
+from sparsevlm_trt.calibration.quantize import fit_bundle, quantize_bundle
+from sparsevlm_trt.calibration.samples import read_samples
+from sparsevlm_trt.calibration.schemes import find_scheme
+from sparsevlm_trt.calibration.sensitivity import (
+    Sensitivity,
+    measure_sensitivity,
+    most_sensitive,
+)
+from sparsevlm_trt.calibration.sites import find_sites
+from sparsevlm_trt.runtime.bundle import Bundle
+
+
+def test_a_small_site_is_left_before_a_large_one_that_moves_as_much():
+    found = [
+        Sensitivity("head", 4.0, 1000),
+        Sensitivity("b", 1.0, 10),
+        Sensitivity("a", 1.0, 10),
+        Sensitivity("still", 0.0, 1),
+    ]
+    assert most_sensitive(found, 3) == ("a", "b", "head")
+    assert most_sensitive(found, 0) == ()
+
+
+@pytest.fixture(scope="module")
+def samples(questions):
+    return read_samples(questions)
+
+
+@pytest.fixture(scope="module")
+def source(bundle_of):
+    return Bundle.open(bundle_of("llava-llama"), verify=False)
+
+
+def fits_of(source, samples):
+    return dict(fit_bundle(source, find_scheme("int8"), samples, budgets=()).fits)
+
+
+def test_a_site_that_is_rounded_badly_is_found(source, samples):
+    scheme, fits = find_scheme("int8"), fits_of(source, samples)
+    worst = "stage_1/layers.2.self_attn.o_proj/MatMul"
+    before = {site.name: site for site in measure_sensitivity(source, fits, scheme, samples)}
+    assert set(before) == set(fits)
+    assert all(site.moved > 0 for site in before.values())
+    # A scale so large that every value becomes 0: the product is gone.
+    fits[worst] = replace(fits[worst], scale=1e6, by_row=False)
+    after = measure_sensitivity(source, fits, scheme, samples)
+    assert most_sensitive(after, 1) == (worst,)
+    assert {s.name for s in after if s.moved != before[s.name].moved} == {worst}
+
+
+def test_what_is_kept_is_named_and_stays_as_it_was(source, samples, tmp_path):
+    made = Bundle.open(
+        quantize_bundle(source, tmp_path / "kept", find_scheme("int8"), samples, num_kept=2)
+    )
+    quantization = made.manifest.quantization
+    assert quantization is not None
+    assert len(quantization.kept_sites) == 2
+    floats = {
+        site.name
+        for graph in made.manifest.graphs
+        for site in find_sites(graph, load_model(made, graph))
+    }
+    assert floats & set(fits_of(source, samples)) == set(quantization.kept_sites)
