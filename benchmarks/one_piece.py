@@ -1,10 +1,10 @@
 """Hold the chain against the model in one piece, both unpruned.
 
-    python benchmarks/one_piece.py BUNDLE ONE-PIECE [--runners onnxruntime,openvino:float32] [--json FILE]
+    python benchmarks/one_piece.py BUNDLE ONE-PIECE [--runners NAME,...] [--json FILE]
 
 What a process loads first reads its weights from other pages of memory than what it loads later:
 on an EPYC the same bundle, loaded twice, decoded 3 to 4 % faster the second time. So `sparsevlm
-bench` runs twice, with the two in both orders, and what counts is the geometric mean of the ratios.
+bench` runs twice, with the two in both orders; what counts is the geometric mean of the ratios.
 """
 
 from __future__ import annotations
