@@ -43,7 +43,7 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
-    """A call of a graph: copies of what went in and came out."""
+    """A call of a graph: copies of what went in, and of what came out for others."""
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
@@ -66,7 +66,7 @@ class _Listener(OnnxRuntimeRunner):
         """Run one graph; see `Runner.run`."""
         given = {name: np.array(value) for name, value in inputs.items()}
         outputs = super().run(graph, inputs, into)
-        made = {name: np.array(value) for name, value in outputs.items()}
+        made = {name: np.array(outputs[name]) for name in _handed_on(outputs)}
         self.calls.setdefault(graph, []).append(_Call(given, made))
         return outputs
 
@@ -95,26 +95,25 @@ def measure_sensitivity(
         RunnerError: A graph failed.
     """
     found: list[Sensitivity] = []
-    with closing(_Listener(threads)) as listener, closing(OnnxRuntimeRunner()) as runner:
+    with closing(_Listener(threads)) as listener:
         listener.load(bundle, list(bundle.manifest.graphs))
         session = Session(bundle, listener)
         for question in samples.questions[:_NUM_QUESTIONS]:
             content = [{"type": "image"}, {"type": "text", "text": question.asked()}]
             messages = [{"role": "user", "content": content}]
             session.generate(images=[question.image], messages=messages, max_new_tokens=1)
-        for graph, calls in listener.calls.items():
-            for site in find_sites(graph, load_model(bundle, graph)):
-                name = site.name
-                if name not in fits:
-                    continue
+    for graph, calls in listener.calls.items():
+        sites = [s for s in find_sites(graph, load_model(bundle, graph)) if s.name in fits]
+        with closing(OnnxRuntimeRunner()) as runner:  # one graph at a time is in memory
+            for site in sites:
                 if progress is not None:
-                    progress(f"round {name}", len(found), len(fits))
-                model = load_model(bundle, graph)
-                quantize_graph(graph, model, {name: fits[name]}, scheme, lambda _, t: t, {})
+                    progress(f"round {site.name}", len(found), len(fits))
+                model, fit = load_model(bundle, graph), {site.name: fits[site.name]}
+                quantize_graph(graph, model, fit, scheme, lambda _, tensor: tensor, {})
                 runner.put(graph, model_bytes(model), bundle.graph_path(graph).parent)
                 moved = float(np.mean([_moved(runner, graph, call) for call in calls]))
                 size = sum(linear.num_weights for linear in site.linears)
-                found.append(Sensitivity(name, moved, size))
+                found.append(Sensitivity(site.name, moved, size))
     return found
 
 
@@ -127,10 +126,10 @@ def most_sensitive(found: Sequence[Sensitivity], count: int) -> tuple[str, ...]:
 def _moved(runner: OnnxRuntimeRunner, graph: str, call: _Call) -> float:
     """Run a graph on the inputs of a call: how far its outputs lie from the call's."""
     made = runner.run(graph, call.inputs)
-    return float(np.mean([_distance(call.outputs[n], made[n]) for n in _handed_on(call.outputs)]))
+    return float(np.mean([_distance(kept, made[name]) for name, kept in call.outputs.items()]))
 
 
-def _handed_on(outputs: Mapping[str, Array]) -> Sequence[str]:
+def _handed_on(outputs: Mapping[str, Tensor]) -> Sequence[str]:
     """Outputs that are not the graph's own memory."""
     return [
         name
