@@ -59,8 +59,11 @@ test-slow: $(VENV)/ready-slow $(CHECKPOINT)/config.json
 docs: $(VENV)/ready
 	$(BIN)/python -m pytest -q tests/test_help.py
 
+# A missed bar is told, and is no failure (benchmarks/bars.py).
+OR_MISSED = || test $$? -eq 3
+
 bench: $(CHECKPOINT)/config.json
-	$(BIN)/python benchmarks/chain.py $(CHECKPOINT) --json benchmarks/results/chain.json
+	$(BIN)/python benchmarks/chain.py $(CHECKPOINT) --json benchmarks/results/chain.json $(OR_MISSED)
 
 # The model in one piece, to hold the chain against.
 $(BENCH)/one-piece: $(CHECKPOINT)/config.json
@@ -74,12 +77,13 @@ benchmarks: bench $(BENCH)/one-piece
 	$(BIN)/sparsevlm bench $(BENCH)/bundle --budgets none,0.33 --roofline --rounds 3 \
 		--shape 144x64 --shape 576x64 --shape 1152x64 --shape 2880x64 --shape 576x16 --shape 576x256 \
 		--shape 576x1024 --shape 576x64x4 --shape 576x64x8 --out benchmarks/results/growth.json
-	-$(BIN)/python benchmarks/one_piece.py $(BENCH)/bundle $(BENCH)/one-piece \
-		--json benchmarks/results/one_piece.json
-	-$(BIN)/python benchmarks/memory.py $(BENCH)/bundle --json benchmarks/results/memory.json
+	$(BIN)/python benchmarks/one_piece.py $(BENCH)/bundle $(BENCH)/one-piece \
+		--json benchmarks/results/one_piece.json $(OR_MISSED)
+	$(BIN)/python benchmarks/memory.py $(BENCH)/bundle \
+		--json benchmarks/results/memory.json $(OR_MISSED)
 	$(BIN)/python examples/digits-vlm/make_questions.py $(BENCH)/questions --count 125
-	-$(BIN)/python benchmarks/fidelity.py $(BENCH)/bundle --data $(BENCH)/questions/questions.jsonl \
-		--json benchmarks/results/fidelity.json
+	$(BIN)/python benchmarks/fidelity.py $(BENCH)/bundle --data $(BENCH)/questions/questions.jsonl \
+		--json benchmarks/results/fidelity.json $(OR_MISSED)
 	$(BIN)/python benchmarks/document.py
 
 bench-7b: $(VENV)/ready

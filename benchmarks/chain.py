@@ -17,13 +17,13 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 import click
 import numpy as np
+from bars import end_missed
 from PIL import Image
 
 from sparsevlm_trt.runtime import Session
@@ -247,7 +247,7 @@ def main(
     missed = [f"{row['text']}/{row['budget']} {name}" for row in rows for name in misses(row)]
     missed += ["capacity"] * (capacity > BARS["capacity"])
     if missed:
-        sys.exit(f"bars missed (text/budget): {', '.join(missed)}")
+        end_missed(f"bars missed (text/budget): {', '.join(missed)}")
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ import json
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
+from bars import end_missed
 from export_7b import write_checkpoint
 
 from sparsevlm_trt.runtime.bundle import Bundle
@@ -188,7 +188,7 @@ def main(
         if abs(row["peak_over_forecast"]) > BARS["peak over forecast"]
     ]
     if missed:
-        sys.exit("missed: " + "; ".join(missed))
+        end_missed("missed: " + "; ".join(missed))
 
 
 def build_quantized(bundles: tuple[Path, ...], options: tuple[str, ...]) -> dict[str, Any]:

@@ -13,13 +13,13 @@ import json
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import torch
+from bars import end_missed
 from llava_shapes import llava_7b_config
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
@@ -116,7 +116,7 @@ def main(workdir: Path, json_file: Path | None, keep: bool) -> None:
         shutil.rmtree(workdir)
     missed = [name for name, bar in BARS.items() if result[name] > bar]
     if missed:
-        sys.exit(f"missed: {', '.join(missed)}")
+        end_missed(f"missed: {', '.join(missed)}")
 
 
 if __name__ == "__main__":

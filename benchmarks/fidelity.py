@@ -9,12 +9,12 @@ kept patches, 98.5 % of the answers.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from bars import end_missed
 
 from sparsevlm_trt.runtime import Result, Session
 from sparsevlm_trt.runtime.bench.case import read_budgets
@@ -100,7 +100,7 @@ def main(
         if share < BARS["answers"] or (overlap is not None and overlap < BARS["overlap"]):
             missed.append(str(row["budget"]))
     if missed:
-        sys.exit(f"not faithful at {', '.join(missed)}")
+        end_missed(f"not faithful at {', '.join(missed)}")
 
 
 if __name__ == "__main__":

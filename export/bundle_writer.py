@@ -11,11 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
+from sparsevlm_trt.export.chunks import CHUNK_BYTES, Chunk, buffers, file_chunks
 from sparsevlm_trt.export.staging import StagingFolder
 from sparsevlm_trt.runtime.bundle import MANIFEST_NAME, listed_files
 from sparsevlm_trt.runtime.errors import ExportError
@@ -25,10 +22,8 @@ from sparsevlm_trt.runtime.manifest import Manifest
 from sparsevlm_trt.runtime.problems import told_at_once
 from sparsevlm_trt.runtime.wiring import WEIGHTS_PREFIX, wiring_problems
 
-__all__ = ["BundleWriter", "Chunk"]
+__all__ = ["BundleWriter"]
 
-Chunk: TypeAlias = "bytes | bytearray | memoryview | npt.NDArray[Any]"
-WRITE_BYTES = 1 << 22  # hashed and written at once, so that the second finds it in the cache
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -118,7 +113,7 @@ class BundleWriter:
         Raises:
             ExportError: The disk is full, or the buffer is not contiguous.
         """
-        spec, partial = self._store(f"weight {name}", _buffers(name, data))
+        spec, partial = self._store(f"weight {name}", buffers(name, data))
         relpath = f"{WEIGHTS_PREFIX}{spec.sha256}.bin"
         with self._storing(f"weight {name}"):
             partial.replace(self.path / relpath)  # the same bytes, where it was there before
@@ -141,7 +136,7 @@ class BundleWriter:
             problem = f"path {relpath!r} | is taken | expected each file once"
         if problem is not None:
             raise ExportError(f"bundle {self._staging.out} | {problem} | choose another path")
-        chunks = [memoryview(data)] if isinstance(data, bytes) else _file_chunks(data)
+        chunks = [memoryview(data)] if isinstance(data, bytes) else file_chunks(data)
         spec, partial = self._store(relpath, chunks)
         with self._storing(relpath):
             (self.path / relpath).parent.mkdir(parents=True, exist_ok=True)
@@ -228,8 +223,8 @@ class BundleWriter:
                 file = partial.open("wb", buffering=0)
             with file:
                 for chunk in chunks:
-                    for start in range(0, len(chunk), WRITE_BYTES):
-                        piece = chunk[start : start + WRITE_BYTES]
+                    for start in range(0, len(chunk), CHUNK_BYTES):
+                        piece = chunk[start : start + CHUNK_BYTES]
                         digest.update(piece)
                         with self._storing(what):
                             _write_all(file, piece)
@@ -263,42 +258,6 @@ class BundleWriter:
             f"({free_bytes} bytes free: {error.strerror}) | expected room for the whole bundle | "
             "free some, or choose another place"
         )
-
-
-def _buffers(name: str, data: Chunk | Iterable[Chunk]) -> Iterator[memoryview]:
-    """The bytes of one buffer, or of many, without copying any."""
-    if isinstance(data, (bytes, bytearray, memoryview, np.ndarray)):
-        yield _bytes_of(name, data)
-        return
-    for chunk in data:
-        yield _bytes_of(name, chunk)
-
-
-def _bytes_of(name: str, chunk: Chunk) -> memoryview:
-    """The bytes of a buffer, in place."""
-    if not isinstance(chunk, np.ndarray):
-        return memoryview(chunk).cast("B") if len(chunk) else memoryview(b"")
-    if not chunk.flags.c_contiguous:
-        raise ExportError(
-            f"weight {name} | strides {chunk.strides} | expected a contiguous array | "
-            "give it row by row"
-        )
-    # As uint8, since bfloat16 has no buffer of its own.
-    return chunk.reshape(-1).view(np.uint8).data if chunk.size else memoryview(b"")
-
-
-def _file_chunks(path: Path) -> Iterator[memoryview]:
-    """The bytes of a file, in one buffer that is filled again and again."""
-    buffer = memoryview(bytearray(WRITE_BYTES))
-    try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                yield buffer[:count]
-    except OSError as error:
-        raise ExportError(
-            f"{path} | cannot be read: {error.strerror} | expected a file | "
-            "check the checkpoint's folder"
-        ) from error
 
 
 def _write_all(file: io.FileIO, piece: memoryview) -> None:

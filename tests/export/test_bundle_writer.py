@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsevlm_trt.export.bundle_writer import WRITE_BYTES, BundleWriter
+from sparsevlm_trt.export.bundle_writer import BundleWriter
+from sparsevlm_trt.export.chunks import CHUNK_BYTES
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import ExportError
 from sparsevlm_trt.runtime.graph_spec import FileSpec, GraphSpec
@@ -81,7 +82,7 @@ def as_pieces(data: bytes, size: int) -> Iterator[bytes]:
         yield data[start : start + size]
 
 
-@pytest.mark.parametrize("size", [0, 1, WRITE_BYTES - 1, WRITE_BYTES + 1])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES + 1])
 def test_a_weight_is_named_by_its_hash_however_it_comes(writer: BundleWriter, size: int) -> None:
     data = os.urandom(size)
     array = np.frombuffer(data, np.uint8)
@@ -130,9 +131,9 @@ def test_a_tensor_is_streamed_not_held(writer: BundleWriter) -> None:
 
 def test_files_are_copied_verbatim_once_and_inside(writer: BundleWriter, tmp_path: Path) -> None:
     source = tmp_path / "tokenizer.json"
-    source.write_bytes(b"x" * (WRITE_BYTES + 3))
+    source.write_bytes(b"x" * (CHUNK_BYTES + 3))
     spec = writer.add_file("processor/tokenizer.json", source)
-    assert spec == FileSpec(hashlib.sha256(source.read_bytes()).hexdigest(), WRITE_BYTES + 3)
+    assert spec == FileSpec(hashlib.sha256(source.read_bytes()).hexdigest(), CHUNK_BYTES + 3)
     for taken in ("processor/tokenizer.json", "bundle.json", "processor"):
         with pytest.raises(ExportError, match="is taken"):
             writer.add_file(taken, b"")
