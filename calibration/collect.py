@@ -66,11 +66,10 @@ def collect(
         for number, question in enumerate(questions):
             if progress is not None:
                 progress(question.id, number, len(questions))
-            content = [{"type": "image"}, {"type": "text", "text": question.asked()}]
             budget = budgets[number % len(budgets)] if budgets else None
             session.generate(
                 images=[question.image],
-                messages=[{"role": "user", "content": content}],
+                messages=question.messages(),
                 method="none" if budgets and budget is None else None,
                 budget=budget,
                 max_new_tokens=NEW_TOKENS,

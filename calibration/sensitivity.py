@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from sparsevlm_trt.calibration.schemes import Scheme
 from sparsevlm_trt.calibration.sites import find_sites
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
+from sparsevlm_trt.runtime.recording import GraphCall, RecordingRunner
 from sparsevlm_trt.runtime.runner import Array, Tensor
 from sparsevlm_trt.runtime.session import Session
 
@@ -41,43 +42,12 @@ class Sensitivity:
     num_weights: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Call:
-    """A call of a graph: copies of what went in, and of what came out for others."""
-
-    inputs: Mapping[str, Array]
-    outputs: Mapping[str, Array]
-
-
-class _Listener(OnnxRuntimeRunner):
-    """A runner that keeps its calls.
-
-    Attributes:
-        calls: By graph.
-    """
-
-    def __init__(self, threads: int | None) -> None:
-        super().__init__(threads=threads)
-        self.calls: dict[str, list[_Call]] = {}
-
-    def run(
-        self, graph: str, inputs: Mapping[str, Tensor], into: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """Run one graph; see `Runner.run`."""
-        given = {name: np.array(value) for name, value in inputs.items()}
-        outputs = super().run(graph, inputs, into)
-        made = {name: np.array(outputs[name]) for name in _handed_on(outputs)}
-        self.calls.setdefault(graph, []).append(_Call(given, made))
-        return outputs
-
-
 def measure_sensitivity(
     bundle: Bundle,
     fits: Mapping[str, Fit],
     scheme: Scheme,
     samples: Samples,
     *,
-    threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Sensitivity]:
     """Round one site at a time, to the nearest, and see how far its graph's outputs move.
@@ -87,7 +57,6 @@ def measure_sensitivity(
         fits: What was found for its sites.
         scheme: How they will be quantised.
         samples: The first few of them are read, each with the bundle's own plan.
-        threads: Processor threads, if this process has no pool yet.
         progress: Called before each site.
 
     Raises:
@@ -95,14 +64,19 @@ def measure_sensitivity(
         RunnerError: A graph failed.
     """
     found: list[Sensitivity] = []
-    with closing(_Listener(threads)) as listener:
-        listener.load(bundle, list(bundle.manifest.graphs))
-        session = Session(bundle, listener)
+    heard: dict[str, list[GraphCall]] = {}
+    with closing(RecordingRunner(OnnxRuntimeRunner())) as recorder:
+        recorder.load(bundle, list(bundle.manifest.graphs))
+        session = Session(bundle, recorder)
         for question in samples.questions[:_NUM_QUESTIONS]:
-            content = [{"type": "image"}, {"type": "text", "text": question.asked()}]
-            messages = [{"role": "user", "content": content}]
-            session.generate(images=[question.image], messages=messages, max_new_tokens=1)
-    for graph, calls in listener.calls.items():
+            recorder.start()
+            session.generate(
+                images=[question.image], messages=question.messages(), max_new_tokens=1
+            )
+            for call in recorder.stop():
+                kept = replace(call, outputs=_handed_on(call.outputs))
+                heard.setdefault(call.graph, []).append(kept)
+    for graph, calls in heard.items():
         sites = [s for s in find_sites(graph, load_model(bundle, graph)) if s.name in fits]
         with closing(OnnxRuntimeRunner()) as runner:  # one graph at a time is in memory
             for site in sites:
@@ -123,19 +97,19 @@ def most_sensitive(found: Sequence[Sensitivity], count: int) -> tuple[str, ...]:
     return tuple(site.name for site in ordered[:count])
 
 
-def _moved(runner: OnnxRuntimeRunner, graph: str, call: _Call) -> float:
+def _moved(runner: OnnxRuntimeRunner, graph: str, call: GraphCall) -> float:
     """Run a graph on the inputs of a call: how far its outputs lie from the call's."""
     made = runner.run(graph, call.inputs)
     return float(np.mean([_distance(kept, made[name]) for name, kept in call.outputs.items()]))
 
 
-def _handed_on(outputs: Mapping[str, Tensor]) -> Sequence[str]:
+def _handed_on(outputs: Mapping[str, Array]) -> dict[str, Array]:
     """Outputs that are not the graph's own memory."""
-    return [
-        name
+    return {
+        name: value
         for name, value in outputs.items()
         if value.dtype.kind == "f" and not name.startswith(NEW_ENTRIES)
-    ]
+    }
 
 
 def _distance(expected: Array, found: Tensor) -> float:

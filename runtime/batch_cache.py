@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from sparsevlm_trt.runtime.device_array import Allocate, Tensor, zeros
-from sparsevlm_trt.runtime.kv_cache import PromptCache
+from sparsevlm_trt.runtime.kv_cache import ROOM, PromptCache
 
 __all__ = ["BatchCache"]
-
-_ROOM = 64  # entries by which it grows: rarely, and without much padding
 
 
 class BatchCache(PromptCache):
@@ -79,7 +77,7 @@ class BatchCache(PromptCache):
 
     def _with_room(self, buffer: Tensor, stop: int) -> Tensor:
         """Copy what is used to where `stop` entries fit, and some more."""
-        room = min(self.capacity, stop + _ROOM - 1)
+        room = min(self.capacity, stop + ROOM - 1)
         fitting = zeros((self._batch, room, self._width), self._dtype, self._empty)
         fitting[:, : self.length] = buffer[:, : self.length]
         return fitting

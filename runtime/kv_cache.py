@@ -11,9 +11,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from sparsevlm_trt.runtime.device_array import Allocate, Tensor
 
-__all__ = ["Cache", "HeldCache", "HoldsCaches", "PromptCache", "StageCache"]
+__all__ = ["ROOM", "Cache", "HeldCache", "HoldsCaches", "PromptCache", "StageCache"]
 
 Index = NDArray[np.int64]
+
+ROOM = 64  # entries by which a cache of several rows grows: rarely, and without much padding
 
 
 class HeldCache(Protocol):
@@ -75,6 +77,13 @@ class HoldsCaches(Protocol):
 class Cache(ABC):
     """What a stage remembers of its rows, as graphs read and extend it."""
 
+    def __init__(self, layers: Sequence[int]) -> None:
+        """Name the entries of the model's layers in this stage."""
+        # The names are made once: a decode step looks up hundreds of them.
+        names = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
+        self._past_names = [f"past_key_values.{name}" for name in names]
+        self._new_names = [f"new_key_values.{name}" for name in names]
+
     @property
     @abstractmethod
     def lengths(self) -> Index:
@@ -114,12 +123,9 @@ class PromptCache(Cache):
             batch: Rows, B.
             capacity: Entries that may be kept.
         """
+        super().__init__(layers)
         self.length, self.capacity = 0, capacity
         self._batch = batch
-        # The names are made once: a decode step looks up hundreds of them.
-        names = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
-        self._past_names = [f"past_key_values.{name}" for name in names]
-        self._new_names = [f"new_key_values.{name}" for name in names]
 
     @property
     def lengths(self) -> Index:

@@ -21,6 +21,7 @@ from sparsevlm_trt.runtime.ort_gpu import RTX_PROVIDER, gpu_options, rtx_devices
 from sparsevlm_trt.runtime.ort_memory import OrtMemory
 from sparsevlm_trt.runtime.ort_pool import share_pool
 from sparsevlm_trt.runtime.ort_providers import (
+    CPU,
     ON_CUDA,
     check_providers,
     load_cuda,
@@ -37,8 +38,6 @@ _BIND_BYTES = 1 << 20
 
 _MESSAGE_LENGTH = 300  # characters
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-
-_CPU = "CPUExecutionProvider"
 
 # ONNX Runtime's names of the types that graphs have.
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -61,7 +60,7 @@ class OnnxRuntimeRunner(Closing):
 
     def __init__(
         self,
-        providers: Sequence[str] = (_CPU,),
+        providers: Sequence[str] = (CPU,),
         threads: int | None = None,
         resident: bool | None = None,
         provider_options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -113,7 +112,7 @@ class OnnxRuntimeRunner(Closing):
 
     def load(self, bundle: Bundle, graphs: Sequence[str]) -> None:
         """Open a session for each graph; see `Runner.load`."""
-        if list(self._providers) == [_CPU]:
+        if self._providers == [CPU]:
             load_graphs(graphs, lambda graph: self._load_one(bundle, graph))
             return
         for graph in graphs:  # a GPU's memory is for one build at a time

@@ -9,8 +9,9 @@ from typing import Any
 
 from sparsevlm_trt.runtime.errors import RunnerError
 
-__all__ = ["ON_CUDA", "check_providers", "load_cuda", "merged_options"]
+__all__ = ["CPU", "ON_CUDA", "check_providers", "load_cuda", "merged_options"]
 
+CPU = "CPUExecutionProvider"
 # Providers whose graphs read and write a GPU's memory.
 ON_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
@@ -41,8 +42,7 @@ def check_providers(wanted: Sequence[str], available: Sequence[str]) -> list[str
             f"runner onnxruntime | got provider {', '.join(missing)} | expected of: "
             f"{', '.join(available)} | install {package}"
         )
-    cpu = "CPUExecutionProvider"
-    return [*(name for name in wanted if name != cpu), cpu]
+    return [*(name for name in wanted if name != CPU), CPU]
 
 
 def merged_options(

@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sparsevlm_trt.runtime.device_array import Allocate, Tensor, zeros
-from sparsevlm_trt.runtime.kv_cache import Cache
+from sparsevlm_trt.runtime.kv_cache import ROOM, Cache
 
 __all__ = ["StageSlots"]
 
 Index = NDArray[np.int64]
-
-_ROOM = 64  # entries by which a cache grows: rarely, and without much padding
 
 
 class StageSlots(Cache):
@@ -45,12 +43,10 @@ class StageSlots(Cache):
             dtype: The cache's type.
             empty: Reserves memory where the engine computes.
         """
-        names = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
-        self._past_names = [f"past_key_values.{name}" for name in names]
-        self._new_names = [f"new_key_values.{name}" for name in names]
+        super().__init__(layers)
         self._num_slots, self._empty, self._dtype = num_slots, empty, np.dtype(dtype)
         self._lengths: Index = np.zeros(num_slots, np.int64)
-        self._buffers = [self._zeros(0, 0, width) for _ in names]
+        self._buffers = [self._zeros(0, 0, width) for _ in self._past_names]
         self.rows = 0
 
     @property
@@ -137,12 +133,12 @@ class StageSlots(Cache):
     def _fit(self) -> None:
         """Make room for one more entry of the longest row; give back what is far too much."""
         longest = int(self.lengths.max()) if self.rows else 0
-        wanted = (longest // _ROOM + 1) * _ROOM if self.rows else 0
+        wanted = (longest // ROOM + 1) * ROOM if self.rows else 0
         reserved = self._buffers[0].shape[0]
         rows = reserved
         if self.rows > reserved:
             rows = min(max(self.rows, 2 * reserved), self._num_slots)
-        if rows == reserved and wanted <= self.capacity <= wanted + _ROOM:
+        if rows == reserved and wanted <= self.capacity <= wanted + ROOM:
             return
         kept, filled = min(wanted, self.capacity), min(self.rows, reserved)
         for number, buffer in enumerate(self._buffers):

@@ -19,10 +19,10 @@ from sparsevlm_trt.export.parity.decisions import DecisionsVerdict, compare_deci
 from sparsevlm_trt.export.parity.follow import follow
 from sparsevlm_trt.export.parity.graphs import GraphsVerdict, compare_graphs
 from sparsevlm_trt.export.parity.prompts import ParityPrompt, ask
-from sparsevlm_trt.export.parity.recorder import GraphCall, RecordingRunner
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
 from sparsevlm_trt.export.parity.torch_graphs import TorchGraphs
 from sparsevlm_trt.runtime.answer_row import Result
+from sparsevlm_trt.runtime.recording import GraphCall, RecordingRunner
 from sparsevlm_trt.runtime.session import Session
 
 __all__ = ["CaseReport", "Sides"]

@@ -9,12 +9,12 @@ from typing import Any
 from sparsevlm_trt.export.parity.case import CaseReport, Sides
 from sparsevlm_trt.export.parity.machine import machine_facts
 from sparsevlm_trt.export.parity.prompts import make_prompts
-from sparsevlm_trt.export.parity.recorder import RecordingRunner
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
 from sparsevlm_trt.export.parity.report import ParityReport, report_path
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import ParityError
 from sparsevlm_trt.runtime.pruning_plan import ScheduleLike, plan_pruning
+from sparsevlm_trt.runtime.recording import RecordingRunner
 from sparsevlm_trt.runtime.runner import Runner, open_runner
 from sparsevlm_trt.runtime.session import Session
 

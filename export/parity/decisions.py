@@ -9,12 +9,12 @@ import numpy as np
 
 from sparsevlm_ops.reference import ReferenceResult
 from sparsevlm_trt.export.parity.follow import Followed, FollowedBoundary
-from sparsevlm_trt.export.parity.recorder import GraphCall
 from sparsevlm_trt.export.parity.selections import (
     SelectionCheck,
     compare_raters,
     compare_selection,
 )
+from sparsevlm_trt.runtime.recording import GraphCall
 from sparsevlm_trt.runtime.trace import StageTrace
 
 __all__ = ["BoundaryCheck", "DecisionsVerdict", "compare_decisions"]

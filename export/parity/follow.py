@@ -21,11 +21,11 @@ from sparsevlm_ops.pooling import cell_means
 from sparsevlm_ops.recycling import cluster_means, clusters
 from sparsevlm_ops.schedule import num_merged
 from sparsevlm_ops.scoring import visual_scores
-from sparsevlm_trt.export.parity.recorder import GraphCall
 from sparsevlm_trt.export.parity.reference_model import PromptInputs, ReferenceModel
 from sparsevlm_trt.export.parity.torch_graphs import TorchGraphs
 from sparsevlm_trt.runtime.boundary import WORD_SCORE, Layout
 from sparsevlm_trt.runtime.manifest import Manifest
+from sparsevlm_trt.runtime.recording import GraphCall
 from sparsevlm_trt.runtime.trace import StageTrace
 
 __all__ = ["Followed", "FollowedBoundary", "follow"]

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from polygraphy.comparator import IterationResult, SimpleCompareFunc
 from polygraphy.logger import G_LOGGER
 
-from sparsevlm_trt.export.parity.recorder import GraphCall
 from sparsevlm_trt.export.parity.selections import compare_raters, compare_selection
 from sparsevlm_trt.export.parity.tolerances import tolerance
 from sparsevlm_trt.export.parity.torch_graphs import TorchGraphs
+from sparsevlm_trt.runtime.recording import GraphCall
 from sparsevlm_trt.runtime.runner import Array
 
 __all__ = ["GraphsVerdict", "TensorCheck", "compare_graphs"]

@@ -88,10 +88,9 @@ def ask_once(
         PlanError: The bundle cannot follow the budget.
         RunnerError: A graph failed.
     """
-    content = [{"type": "image"}, {"type": "text", "text": question.asked()}]
     return session.generate(
         images=[question.image],
-        messages=[{"role": "user", "content": content}],
+        messages=question.messages(),
         method="none" if budget is None else None,
         budget=budget,
         max_new_tokens=max_new_tokens,
@@ -100,8 +99,6 @@ def ask_once(
 
 def _read(session: Session, question: Question, settings: Settings) -> tuple[Prompt, float]:
     """Turn image and text into embeddings; the milliseconds that it took."""
-    text = question.asked(settings.suffix)
-    content = [{"type": "image"}, {"type": "text", "text": text}]
     clock = Clock()
     prompt = prompt_from_text(
         session.chain,
@@ -109,7 +106,7 @@ def _read(session: Session, question: Question, settings: Settings) -> tuple[Pro
         session.processor,
         clock,
         images=[question.image],
-        messages=[{"role": "user", "content": content}],
+        messages=question.messages(settings.suffix),
     )
     aside = sum(ms for _, ms in clock.aside)
     wall, _ = clock.lap()

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.problems import told_at_once
@@ -78,6 +79,11 @@ class Question:
         lettered = zip(LETTERS, self.choices, strict=False)
         choices = [f"{letter}. {choice}" for letter, choice in lettered]
         return "\n".join([self.text, *choices, *([suffix] if suffix else [])])
+
+    def messages(self, suffix: str = "") -> list[dict[str, Any]]:
+        """The question about its image as a conversation; see `asked`."""
+        content = [{"type": "image"}, {"type": "text", "text": self.asked(suffix)}]
+        return [{"role": "user", "content": content}]
 
 
 @dataclass(frozen=True, slots=True)

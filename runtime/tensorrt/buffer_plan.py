@@ -26,6 +26,7 @@ from sparsevlm_trt.runtime.tensorrt.request_bytes import (
     hidden_bytes,
     request_bytes,
     shown_bytes,
+    votes_bytes,
 )
 
 __all__ = ["BufferPlan", "Step", "Use", "plan_buffers"]
@@ -152,8 +153,7 @@ def _prefill(planner: _Planner) -> None:
 def _prune(planner: _Planner, number: int) -> None:
     """The next sequence is made beside the old one, which goes."""
     manifest, shape = planner.manifest, planner.shape
-    votes = shape.batch * manifest.model.num_heads * shape.num_raters * shape.num_visual
-    planner.take("votes", votes * FLOAT_BYTES)
+    planner.take("votes", votes_bytes(manifest, shape))
     reads = [planner.use(name, name) for name in _SHOWN]
     planner.step("rater_rows", reads, [planner.use("rater_attention", "votes")])
     planner.free(*_SHOWN)

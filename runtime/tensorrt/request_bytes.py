@@ -25,6 +25,7 @@ __all__ = [
     "hidden_bytes",
     "request_bytes",
     "shown_bytes",
+    "votes_bytes",
 ]
 
 INDEX_BYTES, FLOAT_BYTES = 8, 4  # of an int64 and of a float32
@@ -85,9 +86,7 @@ def request_bytes(manifest: Manifest, shape: RequestShape) -> int:
         for number, stage in enumerate(manifest.stages)
     )
     longest = shape.num_prefix + max(shape.num_visual, *shape.visual_after, 0) + shape.num_text
-    votes = (
-        shape.batch * manifest.model.num_heads * shape.num_raters * shape.num_visual * FLOAT_BYTES
-    )
+    votes = aligned(votes_bytes(manifest, shape))
     shown = sum(aligned(size) for size in shown_bytes(manifest, shape, longest))
     index = shape.batch * longest * INDEX_BYTES * manifest.model.num_axes
     hidden = aligned(hidden_bytes(manifest, shape, longest))
@@ -96,7 +95,7 @@ def request_bytes(manifest: Manifest, shape: RequestShape) -> int:
     # Features for the first layers: as the tower gives them, and laid out as the prompt is.
     vision += (manifest.model.num_deepstack or 0) * (vision + hidden)
     # Three hidden states at once: the prompt's, a stage's result, the pruned one.
-    return caches + 3 * hidden + vision + shown + aligned(votes) + small + stages * aligned(1)
+    return caches + 3 * hidden + vision + shown + votes + small + stages * aligned(1)
 
 
 def _vision_bytes(manifest: Manifest, limits: Limits) -> int:
@@ -140,6 +139,12 @@ def shown_bytes(manifest: Manifest, shape: RequestShape, length: int) -> tuple[i
     model = manifest.model
     entry = shape.batch * length * model.head_dim * _item_bytes(manifest)
     return model.num_heads * entry, model.num_kv_heads * entry
+
+
+def votes_bytes(manifest: Manifest, shape: RequestShape) -> int:
+    """What the raters see, before anything is pruned: `[B, H, R, V]` float32."""
+    per_head = shape.batch * shape.num_raters * shape.num_visual * FLOAT_BYTES
+    return manifest.model.num_heads * per_head
 
 
 def _item_bytes(manifest: Manifest) -> int:

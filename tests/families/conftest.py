@@ -12,10 +12,10 @@ from torch_chain import torch_bundle
 
 from sparsevlm_trt.export import export_bundle
 from sparsevlm_trt.export.parity.case import Sides
-from sparsevlm_trt.export.parity.recorder import RecordingRunner
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
+from sparsevlm_trt.runtime.recording import RecordingRunner
 from sparsevlm_trt.runtime.session import Session
 
 NUM_TOKENS = 16

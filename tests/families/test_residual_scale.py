@@ -11,9 +11,9 @@ from torch_chain import torch_bundle
 from sparsevlm_ops.schedule import Schedule
 from sparsevlm_trt.export.parity.case import Sides
 from sparsevlm_trt.export.parity.prompts import ask, prompt_from_visuals
-from sparsevlm_trt.export.parity.recorder import RecordingRunner
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
 from sparsevlm_trt.runtime.errors import RunnerError
+from sparsevlm_trt.runtime.recording import RecordingRunner
 from sparsevlm_trt.runtime.session import Session
 
 SCHEDULE = Schedule.of({1: 9})

@@ -15,10 +15,10 @@ from transformers import LlavaForConditionalGeneration
 
 from sparsevlm_trt.export import export_bundle, exporter
 from sparsevlm_trt.export.parity.case import Sides
-from sparsevlm_trt.export.parity.recorder import RecordingRunner
 from sparsevlm_trt.export.parity.reference_model import ReferenceModel
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.ort import OnnxRuntimeRunner
+from sparsevlm_trt.runtime.recording import RecordingRunner
 from sparsevlm_trt.runtime.session import Session
 
 SHORT = 4  # layers: small enough for every way of cutting them

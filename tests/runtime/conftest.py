@@ -60,8 +60,8 @@ class NumpyRunner:
     def run(self, graph, inputs, into=None):
         integers = {k: v.copy() for k, v in inputs.items() if v.dtype.kind == "i"}
         self.calls.append(Call(graph, {k: v.shape for k, v in inputs.items()}, integers))
-        whole = graph in self.stages or graph == "rater_rows"
-        kind = graph.partition("_")[0] if not whole else "stage" if graph in self.stages else graph
+        many = graph in self.stages or graph.startswith("prune_")
+        kind = graph.partition("_")[0] if many else graph
         outputs = getattr(self, f"_{kind}")(graph, inputs)
         for name, place in (into or {}).items():
             assert place.flags.c_contiguous
