@@ -205,14 +205,15 @@ def growth(result: Result) -> str:
 
 
 def fidelity(result: Result) -> str:
-    """A fast engine against ONNX Runtime's float32, on the same questions."""
-    name = f"{result['runner']}, {result['dtype']}"
-    header = ["engine", "budget", "questions", "answers equal", "95 %", "kept patches equal"]
+    """Fast engines against ONNX Runtime's float32, on the same questions."""
+    header = ["engine", "positions", "budget", "questions", "answers equal", "95 %"]
+    header += ["kept patches equal"]
     return markdown(
         header,
         (
             [
-                name,
+                f"{row['engine']}, {row['dtype']}",
+                row["positions"],
                 "none" if row["budget"] is None else f"{row['budget']}",
                 f"{row['questions']}",
                 f"{row['equal'] / row['questions']:.1%}",

@@ -1,21 +1,23 @@
-"""How faithful a fast engine is: its answers and kept patches against ONNX Runtime's float32.
+"""How faithful fast engines are: their answers and kept patches against ONNX Runtime's float32.
 
-    python benchmarks/fidelity.py BUNDLE --data questions.jsonl [--runner openvino] [--fast BUNDLE]
+    python benchmarks/fidelity.py BUNDLE --data questions.jsonl [--engine RUNNER[=BUNDLE]]...
 
-Both answer every question at every budget, in turn. The bars of a faithful engine: 97 % of the
-kept patches, 98.5 % of the answers.
+All answer every question at every budget, its survivors numbered each way, in turn.
+The bars of a faithful engine: 97 % of the kept patches, 98.5 % of the answers.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 from bars import end_missed
 
+from sparsevlm_ops.methods import Positions
 from sparsevlm_trt.runtime import Result, Session
 from sparsevlm_trt.runtime.bench.case import read_budgets
 from sparsevlm_trt.runtime.bench.contender import computed_dtype, split_runner
@@ -28,14 +30,28 @@ from sparsevlm_trt.runtime.evaluation.questions import read_questions
 from sparsevlm_trt.runtime.threads import allowed_cpus
 
 BARS = {"overlap": 0.97, "answers": 0.985}
+Pairs = Sequence[tuple[Result, Result]]
 
 
-def compare(budget: float | None, pairs: Sequence[tuple[Result, Result]]) -> dict[str, Any]:
+def open_engine(bundle: Path, engine: str, threads: int) -> Session:
+    """Open a bundle, or its quantised form that follows an equals sign, on a runner."""
+    runner, _, other = engine.partition("=")
+    name, options = split_runner(runner)
+    path = Path(other) if other else bundle
+    return Session.load(path, name, verify=False, threads=threads, **options)
+
+
+def dtype_of(session: Session) -> str:
+    """The scheme of a quantised bundle and what the rest is computed in."""
+    quantized, rest = session.bundle.manifest.quantization, computed_dtype(session)
+    return f"{quantized.scheme} and {rest}" if quantized else rest
+
+
+def compare(pairs: Pairs) -> dict[str, Any]:
     """Hold the second of each pair against the first."""
     equal = sum(first.text == second.text for first, second in pairs)
     interval = wilson(equal, len(pairs))
     return {
-        "budget": budget,
         "questions": len(pairs),
         "equal": equal,
         "interval": [interval.low, interval.high],
@@ -43,64 +59,78 @@ def compare(budget: float | None, pairs: Sequence[tuple[Result, Result]]) -> dic
     }
 
 
+def is_faithful(row: dict[str, Any]) -> bool:
+    """Whether a row meets both bars."""
+    kept = row["overlap"] is None or row["overlap"] >= BARS["overlap"]
+    return bool(kept and row["equal"] / row["questions"] >= BARS["answers"])
+
+
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path))
-@click.option("--runner", default="openvino", show_default=True)
-@click.option("--fast", "other", type=click.Path(path_type=Path), help="Its quantised form.")
+@click.option("--engine", "engines", multiple=True, default=["openvino"], show_default=True)
 @click.option("--budgets", default="192,64", show_default=True)
+@click.option(
+    "--positions",
+    "numberings",
+    type=click.Choice(["compact", "original"]),
+    multiple=True,
+    default=["compact"],
+    show_default=True,
+)
 @click.option("--limit", type=int)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(
     bundle: Path,
     data: Path,
-    runner: str,
-    other: Path | None,
+    engines: Sequence[str],
     budgets: str,
+    numberings: Sequence[Positions],
     limit: int | None,
     json_file: Path | None,
 ) -> None:
-    """Compare the engine's answers with those of ONNX Runtime."""
+    """Compare the engines' answers with those of ONNX Runtime."""
     threads = allowed_cpus()
-    name, options = split_runner(runner)
     questions = read_questions(data, limit=limit).questions
-    with (
-        Session.load(bundle, threads=threads) as exact,
-        Session.load(other or bundle, name, verify=False, threads=threads, **options) as fast,
-        Progress("comparing") as progress,
-    ):
-        found: dict[float | None, list[tuple[Result, Result]]] = {
-            budget: [] for budget in read_budgets(budgets)
-        }
+    cases = [(way, budget) for way in numberings for budget in read_budgets(budgets)]
+    found: dict[tuple[str, Positions, float | None], list[tuple[Result, Result]]] = {
+        (engine, *case): [] for engine in engines for case in cases
+    }
+    with ExitStack() as stack, Progress("comparing") as progress:
+        exact = stack.enter_context(Session.load(bundle, threads=threads))
+        opened = {e: stack.enter_context(open_engine(bundle, e, threads)) for e in engines}
         for number, question in enumerate(questions):
             progress(question.id, number, len(questions))
-            for budget, pairs in found.items():
-                first, second = (ask_once(s, question, budget, 8) for s in (exact, fast))
-                pairs.append((first, second))
-        quantized = fast.bundle.manifest.quantization
-        dtype = quantized.scheme if quantized else computed_dtype(fast)
-    rows = [compare(budget, pairs) for budget, pairs in found.items()]
-    record = {
-        "machine": describe_machine(threads),
-        "runner": name,
-        "dtype": dtype,
-        "rows": rows,
-    }
+            for way, budget in cases:
+                first = ask_once(exact, question, budget, 8, positions=way)
+                for engine, session in opened.items():
+                    second = ask_once(session, question, budget, 8, positions=way)
+                    found[engine, way, budget].append((first, second))
+        dtypes = {engine: dtype_of(session) for engine, session in opened.items()}
+    rows = [
+        {
+            "engine": engine.partition(":")[0].partition("=")[0],
+            "dtype": dtypes[engine],
+            "positions": way,
+            "budget": budget,
+            **compare(pairs),
+        }
+        for (engine, way, budget), pairs in found.items()
+    ]
     if json_file is not None:
+        record = {"machine": describe_machine(threads), "rows": rows}
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    missed = []
     for row in rows:
-        share, overlap = row["equal"] / row["questions"], row["overlap"]
-        kept = "-" if overlap is None else f"{overlap:.1%}"
+        kept = "-" if row["overlap"] is None else f"{row['overlap']:.1%}"
         click.echo(
-            f"{name} {dtype} at {row['budget'] or 'none'}: {row['equal']} of "
-            f"{row['questions']} answers equal ({share:.1%}), kept patches {kept}"
+            f"{row['engine']} {row['dtype']}, positions {row['positions']}, at "
+            f"{row['budget'] or 'none'}: {row['equal']} of {row['questions']} answers equal "
+            f"({row['equal'] / row['questions']:.1%}), kept patches {kept}"
         )
-        if share < BARS["answers"] or (overlap is not None and overlap < BARS["overlap"]):
-            missed.append(str(row["budget"]))
+    missed = sum(not is_faithful(row) for row in rows)
     if missed:
-        end_missed(f"not faithful at {', '.join(missed)}")
+        end_missed(f"{missed} of {len(rows)} are not faithful")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,19 @@ from dataclasses import dataclass, field
 
 from sparsevlm_trt.runtime.spec_checks import hash_problems, one_of, repeats
 
-__all__ = ["FileSpec", "GraphSpec", "Link", "StageSpec", "TensorSpec", "decides"]
+__all__ = [
+    "TABLE_WORDS",
+    "FileSpec",
+    "GraphSpec",
+    "Link",
+    "StageSpec",
+    "TensorSpec",
+    "decides",
+]
 
 TENSOR_DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool")
+# How the name of an initializer ends whose int32 hold four numbers each of an embedding's row.
+TABLE_WORDS = ".words"
 _DECIDING = ("raters", "rater_rows", "rank", "gravity")
 
 

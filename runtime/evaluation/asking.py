@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsevlm_ops.methods import Positions
 from sparsevlm_trt.runtime.answer_row import Result
 from sparsevlm_trt.runtime.evaluation.answers import Answer, margins_of
 from sparsevlm_trt.runtime.evaluation.configs import UNPRUNED, Config
@@ -79,9 +80,15 @@ def ask(
 
 
 def ask_once(
-    session: Session, question: Question, budget: float | None, max_new_tokens: int
+    session: Session,
+    question: Question,
+    budget: float | None,
+    max_new_tokens: int,
+    positions: Positions | None = None,
 ) -> Result:
     """Answer a question by the bundle's own method at a budget, unpruned without one.
+
+    Survivors are numbered as `positions` says, or as the method does.
 
     Raises:
         InputError: The image cannot be read, or the prompt is too long.
@@ -93,6 +100,7 @@ def ask_once(
         messages=question.messages(),
         method="none" if budget is None else None,
         budget=budget,
+        positions=positions,
         max_new_tokens=max_new_tokens,
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import RunnerError
+from sparsevlm_trt.runtime.openvino.byte_table import read_bytes
 from sparsevlm_trt.runtime.openvino.graph_cache import GRAPH_NAME, GraphCache
 from sparsevlm_trt.runtime.openvino.held import hold_cache
 from sparsevlm_trt.runtime.openvino.precision import (
@@ -176,8 +177,10 @@ class Compiler:
             ) from error
 
     def _rewritten(self, bundle: Bundle, graph: str, holds_cache: bool) -> Any:
-        """Read a graph of the bundle and move its cache into the engine."""
+        """Read a graph of the bundle in the engine's own terms, its cache within the engine."""
         network = self.core.read_model(str(bundle.graph_path(graph)))
+        if graph == "embed":
+            read_bytes(network)
         if holds_cache:
             stage = next(s for s in bundle.manifest.stages if s.graph == graph)
             hold_cache(network, stage, bundle.manifest.model)

@@ -16,13 +16,14 @@ from sparsevlm_trt.runtime.bundle import Bundle
 from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.evaluation.questions import read_questions
 from sparsevlm_trt.runtime.memory import Memory
+from sparsevlm_trt.runtime.runner import open_runner
 
 # Of the energy of the logits; random weights are harder to round than trained ones.
 MOST_NOISE = {"int8": 0.02, "int8-weight": 0.005, "int4-weight": 0.15, "fp8": 0.06}
 
 
-def logits_of(path, questions) -> np.ndarray:
-    with Session.load(path, verify=False) as session:
+def logits_of(path, questions, runner="onnxruntime", **options) -> np.ndarray:
+    with Session.load(path, runner, verify=False, **options) as session:
         found = []
         for question in read_questions(questions, limit=4).questions:
             content = [{"type": "image"}, {"type": "text", "text": question.text}]
@@ -41,6 +42,28 @@ def test_logits_stay_near(bundle_of, quantized, questions, scheme):
     found = logits_of(quantized(scheme).path, questions)
     noise = np.square(found - expected).sum() / np.square(expected).sum()
     assert 0 < noise < MOST_NOISE[scheme]
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-weight", "int4-weight"])
+def test_openvino_reads_quantised_bundles_as_well(bundle_of, quantized, questions, scheme):
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    expected = logits_of(bundle_of("llava-llama"), questions)
+    engine = {"runner": "openvino", "dtype": "float32"}
+    found = logits_of(quantized(scheme).path, questions, **engine)
+    noise = np.square(found - expected).sum() / np.square(expected).sum()
+    assert 0 < noise < MOST_NOISE[scheme]
+
+
+def test_openvino_reads_every_row_of_a_table_of_bytes(quantized):
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    bundle = quantized("int8")
+    ids = np.arange(bundle.manifest.model.vocab_size)[None]
+    rows = []
+    for name in ("onnxruntime", "openvino"):
+        runner = open_runner(name)
+        runner.load(bundle, ["embed"])
+        rows.append(np.asarray(runner.run("embed", {"input_ids": ids})["inputs_embeds"]))
+    np.testing.assert_array_equal(*rows)
 
 
 def test_a_bundle_that_was_made_to_hold_in_float16(mended, questions, tmp_path):
