@@ -84,7 +84,7 @@ calibrate.add_command(budget)
     default=0,
     show_default=True,
     help="Leave so many activations and their weights as they are: those whose rounding moves "
-    "the outputs of their graph most, by their size.",
+    "most of what decisions are taken on, by their size.",
 )
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Processor threads.  [default: allowed cores]"

@@ -1,4 +1,8 @@
-"""How far rounding one activation and its weights moves what a graph hands on."""
+"""How far rounding one activation and its weights moves what a graph hands on, and to how many.
+
+What moves before the first boundary moves every decision of the chain; behind the last one, the
+answer alone.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +39,19 @@ class Sensitivity:
         moved: Squared error of a row as a share of the row, mean over rows, calls, and the
             outputs that another graph reads.
         num_weights: Of its linears.
+        num_decisions: That follow its graph: a prune step behind each stage but the last, and
+            the answer.
     """
 
     name: str
     moved: float
     num_weights: int
+    num_decisions: int
+
+    @property
+    def worth(self) -> float:
+        """What leaving it saves the decisions, for each weight that stays wide."""
+        return self.moved * self.num_decisions / self.num_weights
 
 
 def measure_sensitivity(
@@ -87,14 +99,22 @@ def measure_sensitivity(
                 runner.put(graph, model_bytes(model), bundle.graph_path(graph).parent)
                 moved = float(np.mean([_moved(runner, graph, call) for call in calls]))
                 size = sum(linear.num_weights for linear in site.linears)
-                found.append(Sensitivity(site.name, moved, size))
+                found.append(Sensitivity(site.name, moved, size, _num_decisions(bundle, graph)))
     return found
 
 
 def most_sensitive(found: Sequence[Sensitivity], count: int) -> tuple[str, ...]:
-    """Name the sites that move most for each weight that they would leave as it was."""
-    ordered = sorted(found, key=lambda site: (-site.moved / site.num_weights, site.name))
+    """Name the sites that are worth most."""
+    ordered = sorted(found, key=lambda site: (-site.worth, site.name))
     return tuple(site.name for site in ordered[:count])
+
+
+def _num_decisions(bundle: Bundle, graph: str) -> int:
+    """Decisions that follow a graph: all follow what runs before the stages."""
+    stages = [stage.graph for stage in bundle.manifest.stages]
+    if graph == "head":
+        return 1
+    return len(stages) - (stages.index(graph) if graph in stages else 0)
 
 
 def _moved(runner: OnnxRuntimeRunner, graph: str, call: GraphCall) -> float:

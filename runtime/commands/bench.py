@@ -67,7 +67,8 @@ CEILINGS = "sparsevlm_trt.export.ceilings:measure_ceilings"
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Another bundle, unpruned: such as the model exported in one piece; repeatable.",
+    help="Another bundle: such as its quantised form, or the model in one piece, which is not "
+    "pruned; repeatable.",
 )
 @click.option(
     "--checkpoint",
@@ -138,14 +139,13 @@ def bench(
     ours: dict[str, OursContender] = {}
     cases: list[Case] = []
     for name in names:
-        ours[name] = OursContender(bundle, name, {"threads": threads}, image, question)
-        for budget in kept:
-            chosen = "none" if budget is None else method
-            cases += [Case(name, chosen, budget, shape) for shape in prompts]
-        for other in beside:
-            label = f"{name} {other.name}"
-            ours[label] = OursContender(other, name, {"threads": threads}, image, question)
-            cases += [Case(label, "none", None, shape) for shape in prompts]
+        for path in (bundle, *beside):
+            label = name if path == bundle else f"{name} {path.name}"
+            one = ours[label] = OursContender(path, name, {"threads": threads}, image, question)
+            prunes = path == bundle or method in one.session.bundle.manifest.plan.methods
+            for budget in kept if prunes else [None]:
+                chosen = "none" if budget is None else method
+                cases += [Case(label, chosen, budget, shape) for shape in prompts]
     contenders: dict[str, Contender] = dict(ours)
     if checkpoint is not None:
         first = ours[names[0]]

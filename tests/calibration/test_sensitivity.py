@@ -21,13 +21,26 @@ from sparsevlm_trt.runtime.bundle import Bundle
 
 def test_a_small_site_is_left_before_a_large_one_that_moves_as_much():
     found = [
-        Sensitivity("head", 4.0, 1000),
-        Sensitivity("b", 1.0, 10),
-        Sensitivity("a", 1.0, 10),
-        Sensitivity("still", 0.0, 1),
+        Sensitivity("head", 4.0, 1000, 1),
+        Sensitivity("b", 1.0, 10, 1),
+        Sensitivity("a", 1.0, 10, 1),
+        Sensitivity("still", 0.0, 1, 3),
     ]
     assert most_sensitive(found, 3) == ("a", "b", "head")
     assert most_sensitive(found, 0) == ()
+
+
+def test_a_site_that_more_decisions_follow_is_left_first():
+    found = [Sensitivity("late", 2.0, 10, 1), Sensitivity("early", 1.0, 10, 3)]
+    assert most_sensitive(found, 1) == ("early",)
+
+
+def test_decisions_are_counted_from_the_graph_on(source, samples):
+    found = measure_sensitivity(source, fits_of(source, samples), find_scheme("int8"), samples)
+    follow = {site.name.split("/")[0]: site.num_decisions for site in found}
+    # Two boundaries cut the tiny model into three stages.
+    expected = {"vision": 3, "stage_0": 3, "stage_1": 2, "stage_2": 1, "head": 1}
+    assert follow == expected
 
 
 @pytest.fixture(scope="module")

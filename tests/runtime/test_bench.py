@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from sparsevlm_trt.export import export_bundle
 from sparsevlm_trt.runtime.bench.case import Case, Shape, read_budgets
 from sparsevlm_trt.runtime.bench.contender import split_runner
 from sparsevlm_trt.runtime.bench.machine import BusyMeter
@@ -129,13 +130,16 @@ def test_a_bundle_from_the_command_line(bundle_of, picture, tmp_path):
     assert "budgets |" in bad.output
 
 
-def test_rows_of_noise_beside_another_bundle_with_limits_and_charts(bundle_of, tmp_path):
+def test_rows_of_noise_beside_other_bundles_with_limits_and_charts(
+    bundle_of, checkpoint_of, tmp_path
+):
     bundle, page = bundle_of("llava-llama"), tmp_path / "bench.html"
-    other = tmp_path / "in-one-piece"
-    other.symlink_to(bundle)
+    twin, whole = tmp_path / "twin", tmp_path / "in-one-piece"
+    twin.symlink_to(bundle)
+    export_bundle(checkpoint_of("llava-llama"), whole, method="none")
     prompts = ["--shape", "9x5", "--shape", "9x5x3", "--budgets", "none,0.8"]
     how = ["--rounds", "1", "--steps", "2", "--roofline", "--twice", "--json"]
-    where = ["--beside", str(other), "--page", str(page)]
+    where = ["--beside", str(twin), "--beside", str(whole), "--page", str(page)]
     result = CliRunner().invoke(main, ["bench", str(bundle), *prompts, *how, *where])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
@@ -145,10 +149,9 @@ def test_rows_of_noise_beside_another_bundle_with_limits_and_charts(bundle_of, t
         (None, "9x5x3"),
         (0.8, "9x5"),
         (0.8, "9x5x3"),
-        (None, "9x5"),
-        (None, "9x5x3"),
-    ]
-    assert rows[4]["contender"] == "onnxruntime in-one-piece"
+    ] * 2 + [(None, "9x5"), (None, "9x5x3")]  # what is in one piece is not pruned
+    others = [row["contender"] for row in rows[4:]]
+    assert others == ["onnxruntime twin"] * 4 + ["onnxruntime in-one-piece"] * 2
     assert rows[1]["kv_bytes"] == 3 * rows[0]["kv_bytes"]
     assert rows[2]["kv_bytes"] < rows[0]["kv_bytes"]
     assert {row["vision_ms"] for row in rows} == {0}
