@@ -86,7 +86,7 @@ benchmarks: bench $(BENCH)/bundle $(BENCH)/one-piece $(BENCH)/int8
 	$(BIN)/sparsevlm bench $(BENCH)/bundle --budgets none,0.33 --roofline --rounds 3 \
 		--shape 144x64 --shape 576x64 --shape 1152x64 --shape 2880x64 --shape 576x16 --shape 576x256 \
 		--shape 576x1024 --shape 576x64x4 --shape 576x64x8 --out benchmarks/results/growth.json
-	$(BIN)/python benchmarks/one_piece.py $(BENCH)/bundle $(BENCH)/one-piece \
+	$(BIN)/python benchmarks/one_piece.py $(BENCH)/bundle $(BENCH)/one-piece --rounds 9 \
 		--json benchmarks/results/one_piece.json $(OR_MISSED)
 	$(BIN)/python benchmarks/memory.py $(BENCH)/bundle \
 		--json benchmarks/results/memory.json $(OR_MISSED)

@@ -207,7 +207,7 @@ def growth(result: Result) -> str:
 def fidelity(result: Result) -> str:
     """Fast engines against ONNX Runtime's float32, on the same questions."""
     header = ["engine", "positions", "budget", "questions", "answers equal", "95 %"]
-    header += ["kept patches equal"]
+    header += ["kept patches equal", "right", "in float32"]
     return markdown(
         header,
         (
@@ -219,6 +219,7 @@ def fidelity(result: Result) -> str:
                 f"{row['equal'] / row['questions']:.1%}",
                 " to ".join(f"{bound:.1%}" for bound in row["interval"]),
                 "-" if row["overlap"] is None else f"{row['overlap']:.1%}",
+                *(f"{right / row['questions']:.1%}" for right in reversed(row["right"])),
             ]
             for row in result["rows"]
         ),

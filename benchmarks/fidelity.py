@@ -25,12 +25,13 @@ from sparsevlm_trt.runtime.bench.machine import describe_machine
 from sparsevlm_trt.runtime.console import Progress
 from sparsevlm_trt.runtime.evaluation.asking import ask_once
 from sparsevlm_trt.runtime.evaluation.intervals import wilson
+from sparsevlm_trt.runtime.evaluation.metrics import automatic
 from sparsevlm_trt.runtime.evaluation.overlap import mean_overlap
-from sparsevlm_trt.runtime.evaluation.questions import read_questions
+from sparsevlm_trt.runtime.evaluation.questions import Question, read_questions
 from sparsevlm_trt.runtime.threads import allowed_cpus
 
 BARS = {"overlap": 0.97, "answers": 0.985}
-Pairs = Sequence[tuple[Result, Result]]
+Pairs = Sequence[tuple[Question, Result, Result]]
 
 
 def open_engine(bundle: Path, engine: str, threads: int) -> Session:
@@ -48,14 +49,19 @@ def dtype_of(session: Session) -> str:
 
 
 def compare(pairs: Pairs) -> dict[str, Any]:
-    """Hold the second of each pair against the first."""
-    equal = sum(first.text == second.text for first, second in pairs)
+    """Hold the second answer to each question against the first, and both against the labels."""
+    equal = sum(first.text == second.text for _, first, second in pairs)
+    right = [
+        sum(automatic(question, both[side].text or "") for question, *both in pairs)
+        for side in range(2)
+    ]
     interval = wilson(equal, len(pairs))
     return {
         "questions": len(pairs),
         "equal": equal,
         "interval": [interval.low, interval.high],
-        "overlap": mean_overlap((first.trace, second.trace) for first, second in pairs),
+        "right": right,
+        "overlap": mean_overlap((first.trace, second.trace) for _, first, second in pairs),
     }
 
 
@@ -93,7 +99,7 @@ def main(
     threads = allowed_cpus()
     questions = read_questions(data, limit=limit).questions
     cases = [(way, budget) for way in numberings for budget in read_budgets(budgets)]
-    found: dict[tuple[str, Positions, float | None], list[tuple[Result, Result]]] = {
+    found: dict[tuple[str, Positions, float | None], list[tuple[Question, Result, Result]]] = {
         (engine, *case): [] for engine in engines for case in cases
     }
     with ExitStack() as stack, Progress("comparing") as progress:
@@ -105,7 +111,7 @@ def main(
                 first = ask_once(exact, question, budget, 8, positions=way)
                 for engine, session in opened.items():
                     second = ask_once(session, question, budget, 8, positions=way)
-                    found[engine, way, budget].append((first, second))
+                    found[engine, way, budget].append((question, first, second))
         dtypes = {engine: dtype_of(session) for engine, session in opened.items()}
     rows = [
         {
@@ -126,7 +132,8 @@ def main(
         click.echo(
             f"{row['engine']} {row['dtype']}, positions {row['positions']}, at "
             f"{row['budget'] or 'none'}: {row['equal']} of {row['questions']} answers equal "
-            f"({row['equal'] / row['questions']:.1%}), kept patches {kept}"
+            f"({row['equal'] / row['questions']:.1%}), {row['right'][1]:.0f} right in place of "
+            f"{row['right'][0]:.0f}, kept patches {kept}"
         )
     missed = sum(not is_faithful(row) for row in rows)
     if missed:
