@@ -139,10 +139,10 @@ def bench(
     ours: dict[str, OursContender] = {}
     cases: list[Case] = []
     for name in names:
-        for path in (bundle, *beside):
-            label = name if path == bundle else f"{name} {path.name}"
+        for number, path in enumerate((bundle, *beside)):
+            label = f"{name} {path.name}" if number else name
             one = ours[label] = OursContender(path, name, {"threads": threads}, image, question)
-            prunes = path == bundle or method in one.session.bundle.manifest.plan.methods
+            prunes = number == 0 or method in one.session.bundle.manifest.plan.methods
             for budget in kept if prunes else [None]:
                 chosen = "none" if budget is None else method
                 cases += [Case(label, chosen, budget, shape) for shape in prompts]

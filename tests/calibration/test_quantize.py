@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -60,9 +62,9 @@ def test_openvino_reads_every_row_of_a_table_of_bytes(quantized):
     ids = np.arange(bundle.manifest.model.vocab_size)[None]
     rows = []
     for name in ("onnxruntime", "openvino"):
-        runner = open_runner(name)
-        runner.load(bundle, ["embed"])
-        rows.append(np.asarray(runner.run("embed", {"input_ids": ids})["inputs_embeds"]))
+        with closing(open_runner(name)) as runner:
+            runner.load(bundle, ["embed"])
+            rows.append(np.array(runner.run("embed", {"input_ids": ids})["inputs_embeds"]))
     np.testing.assert_array_equal(*rows)
 
 
