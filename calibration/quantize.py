@@ -15,12 +15,12 @@ from sparsevlm_trt.calibration.cache_codes import quantize_cache
 from sparsevlm_trt.calibration.collect import Collected, collect
 from sparsevlm_trt.calibration.folding import find_fold
 from sparsevlm_trt.calibration.models import load_model
+from sparsevlm_trt.calibration.ranges import RANGES_FILE, ranges_json
 from sparsevlm_trt.calibration.rewrite import quantize_graph
 from sparsevlm_trt.calibration.samples import Samples
 from sparsevlm_trt.calibration.schemes import Scheme
 from sparsevlm_trt.calibration.sensitivity import measure_sensitivity, most_sensitive
 from sparsevlm_trt.calibration.sites import find_sites
-from sparsevlm_trt.calibration.statistics import Statistics
 from sparsevlm_trt.calibration.table import quantize_table
 from sparsevlm_trt.export.bundle_writer import BundleWriter
 from sparsevlm_trt.runtime.bundle import Bundle
@@ -28,14 +28,12 @@ from sparsevlm_trt.runtime.errors import InputError
 from sparsevlm_trt.runtime.graph_spec import GraphSpec
 from sparsevlm_trt.runtime.manifest import QuantizationSpec
 from sparsevlm_trt.runtime.memory import Memory, read_memory
-from sparsevlm_trt.runtime.strict_json import json_text
 from sparsevlm_trt.runtime.units import spell_bytes
 
 __all__ = ["Fitted", "fit_bundle", "quantize_bundle", "write_quantized"]
 
 Progress = Callable[[str, int, int], None]
 MOMENT_BYTES = 4  # float32, one for every pair of an activation's channels
-RANGES_FILE = "reports/quantization-ranges.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +57,7 @@ def quantize_bundle(
     *,
     budgets: Sequence[int | None] = (),
     num_kept: int = 0,
+    kept_graphs: Sequence[str] = (),
     int8_cache: bool = False,
     threads: int | None = None,
     overwrite: bool = False,
@@ -74,6 +73,7 @@ def quantize_bundle(
         budgets: Nominal budgets that take turns, None for no pruning; empty for the bundle's own
             plan.
         num_kept: Sites to leave as they are, the most sensitive ones by their size.
+        kept_graphs: Graphs to leave as they are, beside those sites.
         int8_cache: Whether keys and values are remembered as int8, with a scale a channel.
         threads: Processor threads.
         overwrite: Replace a bundle that is there.
@@ -83,7 +83,7 @@ def quantize_bundle(
         The new bundle's folder.
 
     Raises:
-        InputError: The data cannot be used, or the bundle is quantised already.
+        InputError: The data cannot be used, the bundle is quantised already, or has no such graph.
         ExportError: The new bundle cannot be written; nothing stays behind.
     """
     if bundle.manifest.quantization is not None:
@@ -91,13 +91,20 @@ def quantize_bundle(
             f"bundle {bundle.path} | is {bundle.manifest.quantization.scheme} already | expected "
             "an unquantised bundle | quantise the one it was made from"
         )
+    unknown = sorted(set(kept_graphs) - set(bundle.manifest.graphs))
+    if unknown:
+        raise InputError(
+            f"bundle {bundle.path} | has no graph {', '.join(unknown)} to keep | expected "
+            f"some of: {', '.join(bundle.manifest.graphs)} | name those"
+        )
     fitted = fit_bundle(
         bundle, scheme, samples, budgets=budgets, threads=threads, progress=progress
     )
-    kept: tuple[str, ...] = ()
+    kept = tuple(name for name in fitted.fits if name.partition("/")[0] in kept_graphs)
     if num_kept:
-        found = measure_sensitivity(bundle, fitted.fits, scheme, samples, progress=progress)
-        kept = most_sensitive(found, num_kept)
+        others = {name: fit for name, fit in fitted.fits.items() if name not in kept}
+        found = measure_sensitivity(bundle, others, scheme, samples, progress=progress)
+        kept += most_sensitive(found, num_kept)
     return write_quantized(
         bundle,
         out,
@@ -105,6 +112,7 @@ def quantize_bundle(
         samples,
         fitted,
         kept=kept,
+        keeps_table="embed" in kept_graphs,
         int8_cache=int8_cache,
         overwrite=overwrite,
         progress=progress,
@@ -161,6 +169,7 @@ def write_quantized(
     fitted: Fitted,
     *,
     kept: Sequence[str] = (),
+    keeps_table: bool = False,
     int8_cache: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -174,13 +183,14 @@ def write_quantized(
         samples: The data, to be named in the manifest.
         fitted: What was found on it.
         kept: Sites to leave as they are.
+        keeps_table: Whether the embedding table stays, too.
         int8_cache: Whether keys and values are remembered as int8.
         overwrite: Replace a bundle that is there.
         progress: Called before each graph.
     """
     fits = {name: fit for name, fit in fitted.fits.items() if name not in kept}
     statistics = fitted.seen.statistics
-    ranges = json_text(_ranges(fits, statistics, kept)).encode("ascii")
+    ranges = ranges_json(fits, statistics, kept)
     with BundleWriter(out, overwrite=overwrite) as writer:
         copy = BundleCopy(bundle, writer)
         specs: dict[str, GraphSpec] = {}
@@ -193,7 +203,8 @@ def write_quantized(
             sites = quantize_graph(name, model, fits, scheme, copy.store, statistics)
             done += sites
             has_codes = int8_cache and quantize_cache(model, fitted.seen.caches)
-            if sites or has_codes or (name == "embed" and quantize_table(model, copy.store)):
+            has_table = name == "embed" and not keeps_table and quantize_table(model, copy.store)
+            if sites or has_codes or has_table:
                 specs[name] = copy.add_model(name, model)
             else:
                 specs[name] = copy.add_graph(name)
@@ -234,23 +245,3 @@ def _check_memory(bundle: Bundle, memory: Memory) -> None:
             f"| expected {spell_bytes(room)} at most, the memory that is free | --rounding "
             "nearest, or a machine with more memory"
         )
-
-
-def _ranges(
-    fits: Mapping[str, Fit], statistics: Mapping[str, Statistics], kept: Sequence[str]
-) -> dict[str, object]:
-    """What a reader wants to know of each site."""
-    return {
-        "sites": {
-            name: {
-                "rows": statistics[name].num_rows,
-                "largest": float(statistics[name].largest.max()),
-                "scale": fit.scale,
-                "balanced": fit.balance is not None,
-                "by_row": fit.by_row,
-                "noise": fit.noise,
-            }
-            for name, fit in fits.items()
-        },
-        "kept": sorted(kept),
-    }

@@ -17,6 +17,7 @@ from sparsevlm_trt.calibration.sensitivity import (
 )
 from sparsevlm_trt.calibration.sites import find_sites
 from sparsevlm_trt.runtime.bundle import Bundle
+from sparsevlm_trt.runtime.errors import InputError
 
 
 def test_a_small_site_is_left_before_a_large_one_that_moves_as_much():
@@ -83,3 +84,23 @@ def test_what_is_kept_is_named_and_stays_as_it_was(source, samples, tmp_path):
         for site in find_sites(graph, load_model(made, graph))
     }
     assert floats & set(fits_of(source, samples)) == set(quantization.kept_sites)
+
+
+def test_whole_graphs_stay_as_they_were(source, samples, tmp_path):
+    scheme, kept = find_scheme("int8"), ("vision", "stage_0", "embed")
+    out = quantize_bundle(source, tmp_path / "kept", scheme, samples, kept_graphs=kept)
+    made = Bundle.open(out)
+    for graph in kept:
+        assert made.manifest.graphs[graph].sha256 == source.manifest.graphs[graph].sha256
+    assert made.manifest.graphs["stage_1"].sha256 != source.manifest.graphs["stage_1"].sha256
+    quantization = made.manifest.quantization
+    assert quantization is not None
+    assert {name.partition("/")[0] for name in quantization.kept_sites} == {"vision", "stage_0"}
+
+
+def test_a_graph_that_the_bundle_has_not_is_refused(source, samples, tmp_path):
+    with pytest.raises(InputError, match=r"no graph stage_9 to keep .* stage_0"):
+        quantize_bundle(
+            source, tmp_path / "out", find_scheme("int8"), samples, kept_graphs=["stage_9"]
+        )
+    assert not (tmp_path / "out").exists()
