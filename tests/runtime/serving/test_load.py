@@ -81,7 +81,7 @@ def test_a_client_that_leaves_frees_its_slot(serve, messages, stream):
 
 
 def test_a_deadline_ends_what_waits_and_what_runs(serve, messages):
-    with serve(num_slots=1, timeout_s=0.3) as server, ThreadPoolExecutor(2) as pool:
+    with serve(num_slots=1, timeout_s=0.1) as server, ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(server.post, messages=messages(), max_tokens=400) for _ in range(2)]
         assert [each.result().status_code for each in answers] == [504, 504]
         assert server.desk.engine.num_running == 0
