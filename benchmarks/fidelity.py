@@ -31,7 +31,7 @@ from sparsevlm_trt.runtime.evaluation.questions import Question, read_questions
 from sparsevlm_trt.runtime.threads import allowed_cpus
 
 BARS = {"overlap": 0.97, "answers": 0.985}
-Pairs = Sequence[tuple[Question, Result, Result]]
+Answered = tuple[Question, Result, Result]  # in float32, then by a fast engine
 
 
 def open_engine(bundle: Path, engine: str, threads: int) -> Session:
@@ -48,20 +48,20 @@ def dtype_of(session: Session) -> str:
     return f"{quantized.scheme} and {rest}" if quantized else rest
 
 
-def compare(pairs: Pairs) -> dict[str, Any]:
+def compare(answered: Sequence[Answered]) -> dict[str, Any]:
     """Hold the second answer to each question against the first, and both against the labels."""
-    equal = sum(first.text == second.text for _, first, second in pairs)
+    equal = sum(first.text == second.text for _, first, second in answered)
     right = [
-        sum(automatic(question, both[side].text or "") for question, *both in pairs)
+        sum(automatic(question, both[side].text or "") for question, *both in answered)
         for side in range(2)
     ]
-    interval = wilson(equal, len(pairs))
+    interval = wilson(equal, len(answered))
     return {
-        "questions": len(pairs),
+        "questions": len(answered),
         "equal": equal,
         "interval": [interval.low, interval.high],
         "right": right,
-        "overlap": mean_overlap((first.trace, second.trace) for _, first, second in pairs),
+        "overlap": mean_overlap((first.trace, second.trace) for _, first, second in answered),
     }
 
 
@@ -99,7 +99,7 @@ def main(
     threads = allowed_cpus()
     questions = read_questions(data, limit=limit).questions
     cases = [(way, budget) for way in numberings for budget in read_budgets(budgets)]
-    found: dict[tuple[str, Positions, float | None], list[tuple[Question, Result, Result]]] = {
+    found: dict[tuple[str, Positions, float | None], list[Answered]] = {
         (engine, *case): [] for engine in engines for case in cases
     }
     with ExitStack() as stack, Progress("comparing") as progress:
@@ -119,9 +119,9 @@ def main(
             "dtype": dtypes[engine],
             "positions": way,
             "budget": budget,
-            **compare(pairs),
+            **compare(answered),
         }
-        for (engine, way, budget), pairs in found.items()
+        for (engine, way, budget), answered in found.items()
     ]
     if json_file is not None:
         record = {"machine": describe_machine(threads), "rows": rows}

@@ -90,6 +90,7 @@ def measure_sensitivity(
                 heard.setdefault(call.graph, []).append(kept)
     for graph, calls in heard.items():
         sites = [s for s in find_sites(graph, load_model(bundle, graph)) if s.name in fits]
+        follow = _num_decisions(bundle, graph)
         with closing(OnnxRuntimeRunner()) as runner:  # one graph at a time is in memory
             for site in sites:
                 if progress is not None:
@@ -99,7 +100,7 @@ def measure_sensitivity(
                 runner.put(graph, model_bytes(model), bundle.graph_path(graph).parent)
                 moved = float(np.mean([_moved(runner, graph, call) for call in calls]))
                 size = sum(linear.num_weights for linear in site.linears)
-                found.append(Sensitivity(site.name, moved, size, _num_decisions(bundle, graph)))
+                found.append(Sensitivity(site.name, moved, size, follow))
     return found
 
 

@@ -56,7 +56,7 @@ def _replace(graph: ir.Graph, node: ir.Node, table: ir.Value, ids: ir.Value, sto
     num_columns = codes.shape[1]
 
     def constant(name: str, array: NDArray[Any]) -> ir.Value:
-        full = f"{table.name}{name}"
+        full = f"{table.name}.{name}"
         tensor = ir.Tensor(array, name=full)
         value = ir.Value(
             name=full,
@@ -68,12 +68,12 @@ def _replace(graph: ir.Graph, node: ir.Node, table: ir.Value, ids: ir.Value, sto
         return value
 
     words = constant(TABLE_WORDS, codes.view(np.int32))
-    scales = constant(".scale", made.scales[:, None])
-    powers = constant(".powers", np.array([1, 1 << 8, 1 << 16, 1 << 24], np.int32))
-    byte = constant(".byte", np.array([256], np.int32))
-    half = constant(".half", np.array([128], np.int32))
-    last = constant(".last", np.array([-1], np.int64))
-    shape = constant(".shape", np.array([0, 0, num_columns], np.int64))
+    scales = constant("scale", made.scales[:, None])
+    powers = constant("powers", np.array([1, 1 << 8, 1 << 16, 1 << 24], np.int32))
+    byte = constant("byte", np.array([256], np.int32))
+    half = constant("half", np.array([128], np.int32))
+    last = constant("last", np.array([-1], np.int64))
+    shape = constant("shape", np.array([0, 0, num_columns], np.int64))
     made_nodes: list[ir.Node] = []
 
     def apply(op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:

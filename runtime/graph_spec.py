@@ -18,8 +18,8 @@ __all__ = [
 ]
 
 TENSOR_DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool")
-# How the name of an initializer ends whose int32 hold four numbers each of an embedding's row.
-TABLE_WORDS = ".words"
+# An embedding table of bytes is the initializer `NAME.words`: four numbers of a row in an int32.
+TABLE_WORDS = "words"
 _DECIDING = ("raters", "rater_rows", "rank", "gravity")
 
 

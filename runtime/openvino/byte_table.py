@@ -15,14 +15,11 @@ from sparsevlm_trt.runtime.graph_spec import TABLE_WORDS
 __all__ = ["read_bytes"]
 
 
-def read_bytes(model: Any) -> bool:
+def read_bytes(model: Any) -> None:
     """Gather rows of bytes in place of rows of words.
 
     Args:
         model: An openvino.Model; changed in place where it has such a table.
-
-    Returns:
-        Whether it has one.
     """
     from openvino import opset13 as ops
 
@@ -30,7 +27,7 @@ def read_bytes(model: Any) -> bool:
         if node.get_type_name() != "Gather":
             continue
         words, ids, axis = (node.input_value(port) for port in range(3))
-        if not words.get_node().get_friendly_name().endswith(TABLE_WORDS):
+        if not words.get_node().get_friendly_name().endswith(f".{TABLE_WORDS}"):
             continue
         table = words.get_node().data
         codes = np.ascontiguousarray(table).view(np.int8).reshape(len(table), -1)
@@ -40,8 +37,7 @@ def read_bytes(model: Any) -> bool:
         numbers.set_friendly_name(last.get_friendly_name())
         last.output(0).replace(numbers.output(0))
         model.validate_nodes_and_infer_types()
-        return True
-    return False
+        return
 
 
 def _conversion_after(node: Any) -> Any:
